@@ -1,0 +1,220 @@
+"""AlexNet (2012) on DALI: image folders to tar shards, shards to a two-tower net, and what bounds its speed."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import click
+
+from shards.errors import InputError
+
+# The heavy imports (torch, DALI) stand inside the commands that need them, so that --help answers at once.
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+GPUS = click.option("--gpus", type=int, help="Devices: 1 holds both towers, 2 one each.  [default: 1, or torchrun's]")
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="auto: CUDA devices where there are any, else CPU processes.",
+)
+
+
+class Size(click.ParamType):
+    """A number of bytes, with or without a unit: 1000, 64MiB, 1GB."""
+
+    name = "bytes"
+    units: ClassVar = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int):
+            return value
+        digits = value.rstrip("BKMGIbkmgi ")
+        unit = value[len(digits) :].strip().upper()
+        try:
+            size = int(float(digits) * self.units[unit])
+        except (ValueError, KeyError):
+            self.fail(f"{value!r} is no size: write it like 256MiB", param, ctx)
+        if size < 1:
+            self.fail(f"{value!r} is no size: it has to be at least one byte", param, ctx)
+        return size
+
+
+class Epochs(click.ParamType):
+    """Epoch numbers with commas between them; the empty text is none."""
+
+    name = "epochs"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(number) for number in value.split(",") if number.strip())
+        except ValueError:
+            self.fail(f"{value!r} is no list of epochs: write it like 25,51,79", param, ctx)
+
+
+class Verbs(click.Group):
+    """Shows an InputError as the one line that it is."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Verbs, context_settings={"max_content_width": 110}, help=__doc__)
+def main():
+    pass
+
+
+@main.command()
+@click.option("--imagenet-root", "root", type=FOLDER, required=True, help="Holds train/WNID/*.JPEG, val/WNID/*.JPEG.")
+@click.option("--out", type=FOLDER, required=True, help="Where the shards go.")
+@click.option(
+    "--size", type=click.IntRange(256), help="Store pictures SIZE x SIZE pixels; paper: 256.  [default: as is]"
+)
+@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of re-encoded JPEGs.")
+@click.option("--shard-size", type=Size(), default="256MiB", show_default=True, help="Largest tar, about.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the train split's order.")
+@click.option("--strict", is_flag=True, help="Fail when a picture cannot be read, instead of leaving it out.")
+def shard(root, out, size, quality, shard_size, workers, seed, strict):
+    """Turn class folders into WebDataset shards, DALI indices, dataset.json and stats.npz."""
+    from pipeline.stats import complete
+    from shards.sources import find_folders
+    from shards.writer import write_dataset
+
+    options = {"size": size, "quality": quality, "shard_size": shard_size, "workers": workers, "seed": seed}
+    dataset = write_dataset(find_folders(root), out, strict=strict, **options)
+    complete(dataset, workers)
+    for name, split in dataset.splits.items():
+        click.echo(f"{name}: {split.samples} samples in {len(split.shards)} shards, {len(split.left_out)} left out")
+        for left in split.left_out[:10]:
+            click.echo(f"  left out: {left.file}: {left.reason}")
+        if len(split.left_out) > 10:
+            click.echo(f"  and {len(split.left_out) - 10} more: see {out / 'dataset.json'}")
+    click.echo(f"Data set written to {out}")
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
+@click.option("--workers", type=click.IntRange(1), help="Threads.  [default: one a core]")
+def index(data, workers):
+    """Add the .idx files and stats.npz that the data set in DATA lacks."""
+    from pipeline.stats import complete
+    from shards.manifest import Dataset
+
+    complete(Dataset.load(data), workers)
+    click.echo(f"{data} has an index for each shard, and stats.npz")
+
+
+@main.command()
+@click.option("--data", type=FOLDER, required=True, help="A folder made by `shard`.")
+@click.option("--out", type=FOLDER, required=True, help="RUN: gets config.json, metrics.jsonl and checkpoints.")
+@GPUS
+@DEVICE
+@click.option("--epochs", type=click.IntRange(1), help="How long.  [default: 90, as in the paper]")
+@click.option("--steps", type=click.IntRange(1), help="How long, in updates, instead of --epochs.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
+)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True, help="Learning rate.")
+@click.option(
+    "--lr-steps", type=Epochs(), default="25,51,79", show_default=True, help="Epochs at which it is divided by 10."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, order, draws and dropout."
+)
+@click.option(
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True, help="Share dropped."
+)
+@click.option(
+    "--width", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Share of kernels."
+)
+@click.option(
+    "--init",
+    type=click.Choice(["paper", "he"]),
+    default="paper",
+    show_default=True,
+    help="Initial weights; he: learns sooner.",
+)
+@click.option(
+    "--resume",
+    type=click.Choice(["never", "auto"]),
+    default="never",
+    show_default=True,
+    help="auto: from RUN's newest checkpoint.",
+)
+@click.option("--checkpoint-every", type=click.IntRange(1), default=1000, show_default=True, help="Steps.")
+@click.option(
+    "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps; the first and last always."
+)
+@click.option(
+    "--eval-every", type=click.IntRange(1), default=1, show_default=True, help="Epochs; the last step always."
+)
+def train(resume, **options):
+    """Train AlexNet: --gpus 2 is the paper's two towers, one a device."""
+    from trainer import loop
+
+    loop.train(resume=resume == "auto", **options)
+
+
+@main.command("eval")
+@click.option("--data", type=FOLDER, required=True, help="A folder made by `shard`.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), required=True, help="A run's folder (its newest) or a file."
+)
+@click.option(
+    "--crops", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Centre, or the paper's ten."
+)
+@click.option("--split", default="val", show_default=True, help="Which split.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@GPUS
+@DEVICE
+def evaluate(data, checkpoint, crops, split, batch_size, as_json, gpus, device):
+    """Top-1 and top-5 error of a checkpoint; every sample counts exactly once."""
+    from trainer.evaluate import evaluate_run
+    from trainer.launch import launch
+
+    launch(evaluate_run, gpus, device, data, checkpoint, split, int(crops), batch_size, as_json)
+
+
+@main.command("throughput-bench")
+@click.option("--data", type=FOLDER, help="A folder made by `shard`.  [default: a rendered set]")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
+)
+@click.option(
+    "--width", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Share of kernels."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A stage's time."
+)
+@GPUS
+@DEVICE
+def throughput_bench(**options):
+    """Images per second of each stage, and which of them bounds training."""
+    from trainer import throughput
+
+    throughput.bench(**options)
+
+
+@main.command()
+@click.option("--out", type=FOLDER, default="demo", show_default=True, help="Where everything goes.")
+@click.option("--short", is_flag=True, help="Half a minute of training instead of a couple.")
+@DEVICE
+def demo(out, short, device):
+    """Render pictures, shard them, train two towers on them, and show what they learned."""
+    from trainer import demo
+
+    demo.run(out, short, device)
+
+
+if __name__ == "__main__":
+    main()

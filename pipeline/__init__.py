@@ -1,0 +1,1 @@
+"""Tar shards in, device tensors out. Knows DALI and not the model."""

@@ -1,0 +1,1 @@
+"""Images in, tar shards out. Knows neither DALI nor torch."""

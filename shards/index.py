@@ -1,0 +1,61 @@
+"""DALI's webdataset index files (`.idx`): write, read, and build from a tar.
+
+The first line is `v1.2 N`; each further line is a sample: `EXT OFFSET SIZE NAME` for each component, OFFSET being where
+its bytes begin in the tar. DALI's reader follows the lines: their order is the samples' order, and a line left out is
+a sample left out.
+"""
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from shards.errors import InputError
+from shards.files import atomic_write
+
+VERSION = "v1.2"
+
+
+def read_index(path: Path) -> list[str]:
+    """The samples' lines, as they are. Raises InputError when the file is missing or not a whole index."""
+    remedy = f"rebuild it with `python cli.py index {path.parent}`"
+    try:
+        header, *entries = path.read_text().splitlines()
+        version, count = header.split()
+        whole = (
+            version == VERSION and int(count) == len(entries) and all(len(line.split()) % 4 == 0 for line in entries)
+        )
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {remedy}") from None
+    except ValueError:
+        whole = False
+    if not whole:
+        raise InputError(f"{path} is not a whole {VERSION} index: delete it and {remedy}")
+    return entries
+
+
+def write_index(path: Path, entries: Sequence[str]) -> None:
+    """Writes the samples' lines, in their order."""
+    with atomic_write(path) as file:
+        file.write("\n".join([f"{VERSION} {len(entries)}", *entries, ""]).encode())
+
+
+def components(entry: str) -> list[list[str]]:
+    """A sample's line as its components: [EXT, OFFSET, SIZE, NAME] each."""
+    fields = entry.split()
+    return [fields[i : i + 4] for i in range(0, len(fields), 4)]
+
+
+def index_tar(tar: Path) -> list[str]:
+    """The samples' lines of a tar, from its headers. Raises InputError when it cannot be read as a tar."""
+    samples: dict[str, list[str]] = {}
+    try:
+        with tarfile.open(tar, "r:") as file:
+            for member in file:
+                folder, _, name = member.name.rpartition("/")
+                key, _, extension = name.partition(".")
+                if member.isfile() and key and extension:
+                    line = f"{extension} {member.offset_data} {member.size} {member.name}"
+                    samples.setdefault(f"{folder}/{key}", []).append(line)
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"{tar} cannot be read as a tar ({error}): write the data set again") from None
+    return [" ".join(components) for components in samples.values()]

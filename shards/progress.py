@@ -1,0 +1,72 @@
+"""Progress of what takes longer than some seconds: a bar on a terminal, plain lines elsewhere; all on stderr."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINE_EVERY = 10.0  # seconds between plain lines
+
+
+class Progress:
+    """Counts images up to `total`, as a context manager.
+
+    `lines=False` keeps the plain lines away where the caller prints better ones with `say`; `quiet=True` keeps all away
+    (a rank other than the first).
+    """
+
+    def __init__(self, label: str, total: int, *, lines: bool = True, quiet: bool = False):
+        self.label, self.total, self.quiet, self.lines = label, total, quiet, lines
+        self.done = self.bytes = 0
+        self.began = self.printed = time.monotonic()
+        self.bar = None
+        if not quiet and sys.stderr.isatty():
+            columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+            self.bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            self.task = self.bar.add_task(label, total=total, rate="")
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.bar:
+            self.bar.stop()
+        elif kind is None and self.lines and not self.quiet:
+            self._line()
+
+    def advance(self, images: int = 1, bytes: int = 0) -> None:
+        """`images` more are done, of `bytes` together."""
+        self.done += images
+        self.bytes += bytes
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, rate=self._rate())
+        elif self.lines and not self.quiet and time.monotonic() - self.printed > LINE_EVERY:
+            self._line()
+
+    def say(self, text: str) -> None:
+        """A line of its own, with the time left; on a terminal it stands above the bar."""
+        if self.bar:
+            self.bar.console.print(text, highlight=False)
+        elif not self.quiet:
+            print(f"{text}, {self._left()}", file=sys.stderr, flush=True)
+
+    def _line(self) -> None:
+        self.printed = time.monotonic()
+        ending = self._left() if self.done < self.total else f"{self.printed - self.began:.1f} s in all"
+        print(f"{self.label}: {self.done}/{self.total} img, {self._rate()}, {ending}", file=sys.stderr, flush=True)
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        megabytes = f", {self.bytes / seconds / 1e6:.1f} MB/s" if self.bytes else ""
+        return f"{self.done / seconds:.0f} img/s{megabytes}"
+
+    def _left(self) -> str:
+        if not self.done:
+            return "time left unknown"
+        seconds = round((self.total - self.done) * (time.monotonic() - self.began) / self.done)
+        hours, minutes = seconds // 3600, seconds // 60 % 60
+        return f"{hours} h {minutes} min left" if hours else f"{minutes} min {seconds % 60} s left"

@@ -1,0 +1,61 @@
+"""Data sets that many tests read, made once a session and never written to."""
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+SHARED = PROJECT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Rendered class folders: 4 classes, 96 train and 22 val pictures."""
+    from shards.synthetic import render_folders
+
+    root = tmp_path_factory.mktemp("images")
+    render_folders(root, classes=4, train=96, val=22, seed=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data(images, tmp_path_factory):
+    """The rendered pictures as a data set of several shards, with indices and statistics."""
+    from pipeline.stats import complete
+    from shards.sources import find_folders
+    from shards.writer import write_dataset
+
+    out = tmp_path_factory.mktemp("sets") / "rendered"
+    dataset = write_dataset(find_folders(images), out, shard_size=400_000, workers=1)
+    complete(dataset)
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_images(tmp_path_factory):
+    """Some of the real ImageNet pictures as class folders; skips where the shared data is absent."""
+    path = SHARED / "imagenet-sample.tar"
+    if not path.exists():
+        pytest.skip(f"{path} is absent: real pictures are not tested")
+    root = tmp_path_factory.mktemp("real")
+    with tarfile.open(path) as tar:
+        members = [member for member in tar if member.isfile()][::10]
+        tar.extractall(root, members, filter="data")
+    return root
+
+
+@pytest.fixture
+def run_cli():
+    """`run_cli("train", ...)`: the command as a user types it; returns the finished process with its text."""
+
+    def run(*words, check=True, **keywords):
+        command = [sys.executable, str(PROJECT / "cli.py"), *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, **keywords)
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run

@@ -1,0 +1,1 @@
+"""Batches in, checkpoints and metrics out. Knows batches, not tars."""

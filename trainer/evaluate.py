@@ -1,0 +1,89 @@
+"""Top-1 and top-5 error on a split (paper, section 4.1: ten crops, their softmax outputs averaged)."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from pipeline.loader import Loader
+from pipeline.stats import Stats
+from shards.errors import InputError
+from shards.manifest import Dataset
+from shards.progress import Progress
+from trainer import checkpoint
+from trainer.alexnet import AlexNet
+from trainer.launch import Place
+
+
+@torch.inference_mode()
+def evaluate(net: AlexNet, loader: Loader, place: Place, progress: Progress | None = None) -> dict:
+    """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once.
+
+    `loader` has view "centre" or "ten". Both towers see the same batch and reach the same numbers. With fewer than
+    five classes top-5 means top-all, and its error is 0.
+    """
+    net.eval()
+    right1 = right5 = samples = 0
+    for batch in loader.epoch(0):
+        images = place.towers.gather_batch(batch.images)
+        labels = place.towers.gather_batch(batch.labels.to(place.device))[: batch.valid]
+        probabilities = net(images.flatten(0, 1)).softmax(dim=1)
+        averaged = probabilities.unflatten(0, images.shape[:2]).mean(dim=1)[: batch.valid]
+        ranked = averaged.topk(min(5, averaged.shape[1]), dim=1).indices == labels[:, None]
+        right1 += int(ranked[:, 0].sum())
+        right5 += int(ranked.sum())
+        samples += batch.valid
+        if progress:
+            progress.advance(batch.valid)
+    net.train()
+    return {"top1_error": 1 - right1 / samples, "top5_error": 1 - right5 / samples, "samples": samples}
+
+
+def evaluate_run(place: Place, data: Path, path: Path, split: str, crops: int, batch_size: int, as_json: bool) -> None:
+    """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
+    dataset, stats = Dataset.load(data), Stats.load(data)
+    file = find(path)
+    state = checkpoint.read(file)
+    if len(state["config"]["classes"]) != len(dataset.classes):
+        raise InputError(
+            f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
+            "give the data set it was trained on"
+        )
+    net = AlexNet(len(dataset.classes), state["config"]["width"], state["config"]["dropout"], place.towers)
+    net.load_canonical(state["parameters"])
+    net.to(place.device)
+    view = "ten" if crops == 10 else "centre"
+    loader = Loader(
+        dataset,
+        split,
+        view,
+        stats=stats,
+        batch_size=batch_size,
+        threads=place.threads,
+        rank=place.rank,
+        world=place.world,
+        device_id=place.device_id,
+    )
+    with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
+        result = evaluate(net, loader, place, progress)
+    if place.rank == 0:
+        report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
+        if as_json:
+            print(json.dumps(report))
+        else:
+            print(
+                f"{file}, {split} split, {result['samples']} pictures, {crops} crop{'s' * (crops > 1)}: "
+                f"top-1 error {result['top1_error']:.2%}, top-5 error {result['top5_error']:.2%}"
+            )
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that a `--checkpoint` means: the file itself, or the newest in the folder."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
+    newest = checkpoint.latest(path)
+    if newest is None:
+        raise InputError(f"--checkpoint {path} holds no checkpoint-*.pt: give the --out folder of a training run")
+    return newest
