@@ -53,6 +53,8 @@ def evaluate_run(place: Place, data: Path, path: Path, split: str, crops: int, b
     net.load_canonical(state["parameters"])
     net.to(place.device)
     view = "ten" if crops == 10 else "centre"
+    if crops == 10:  # ten times the memory and work a picture
+        batch_size = -(-batch_size // 10 // place.world) * place.world
     loader = Loader(
         dataset,
         split,

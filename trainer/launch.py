@@ -4,6 +4,7 @@
 the towers run as CPU processes that exchange over gloo; with them over NCCL.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -114,6 +115,8 @@ def _start(work: Callable, world: int, kind: str, args: tuple) -> None:
     # A file is the meeting place: no port to choose, and none to be taken by another
     with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
         store = (Path(folder) / "store").as_uri()
+        # It tells of each process that it ends because another failed; what failed is told below
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         try:
             mp.start_processes(_rank_main, (world, kind, store, complaints, work, args), nprocs=world)
         except mp.ProcessExitedException:

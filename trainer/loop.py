@@ -83,7 +83,7 @@ def train(
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
         "eval_every": eval_every,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "dali": dali.__version__},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "dali": dali.__version__},
     }
     check_run_folder(out, config, resume)
     launch(train_rank, gpus, device, data, out, config)

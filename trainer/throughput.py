@@ -180,7 +180,7 @@ def machine(place: Place) -> dict:
         "device": place.device.type,
         "gpus": place.world,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "dali": dali.__version__,
     }
     if place.device_id is not None:

@@ -44,8 +44,9 @@ class Towers:
         return own if self.group is None else self._all_gather(own.detach())
 
     def _all_gather(self, x: Tensor) -> Tensor:
+        # The list forms, for the one-tensor forms changed their names in torch 2.13; the chunks are views, not copies
         both = x.new_empty(2 * x.shape[0], *x.shape[1:])
-        dist.all_gather_into_tensor(both, x.contiguous(), group=self.group)
+        dist.all_gather(list(both.chunk(2)), x.contiguous(), group=self.group)
         return both
 
 
@@ -57,9 +58,9 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        halves = torch.cat(grad.chunk(2, dim=1))
-        own = halves.new_empty(halves.shape[0] // 2, *halves.shape[1:])
-        dist.reduce_scatter_tensor(own, halves, group=ctx.towers.group)
+        halves = [half.contiguous() for half in grad.chunk(2, dim=1)]
+        own = torch.empty_like(halves[0])
+        dist.reduce_scatter(own, halves, group=ctx.towers.group)
         return own, None
 
 
