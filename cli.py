@@ -134,13 +134,6 @@ def index(data, workers):
     "--width", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Share of kernels."
 )
 @click.option(
-    "--init",
-    type=click.Choice(["paper", "he"]),
-    default="paper",
-    show_default=True,
-    help="Initial weights; he: learns sooner.",
-)
-@click.option(
     "--resume",
     type=click.Choice(["never", "auto"]),
     default="never",

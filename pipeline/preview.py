@@ -32,9 +32,11 @@ def fed_batch(images: np.ndarray, labels: Sequence[int], classes: Sequence[str],
     return tiles(pictures, columns=8, captions=[classes[label] for label in labels])
 
 
-def kernels(weights: np.ndarray, columns: int = 16) -> Image.Image:
+def kernels(weights: np.ndarray) -> Image.Image:
     """The first layer's kernels (K x 3 x 11 x 11), each stretched to the whole scale of grey, as in figure 3: tower 0's
     half above tower 1's."""
     low, high = weights.min(axis=(1, 2, 3), keepdims=True), weights.max(axis=(1, 2, 3), keepdims=True)
     pictures = ((weights - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
+    a_tower = len(weights) // 2
+    columns = max(divisor for divisor in range(1, 17) if a_tower % divisor == 0)
     return tiles(pictures.transpose(0, 2, 3, 1), columns=columns, scale=4)

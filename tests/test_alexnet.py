@@ -62,6 +62,10 @@ def test_initial_weights_are_section_5s():
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02), name
         assert layer.weight.mean().abs() < 2e-4
         assert (layer.bias == (1 if name in POSITIVE_BIASES else 0)).all()
+    narrow = AlexNet(20, width=0.25)
+    narrow.initialise(seed=0)
+    assert narrow.conv1.weight.std().item() == pytest.approx(0.01, rel=0.03)
+    assert narrow.fc6.weight.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_dropout_masks_in_training_and_scales_in_testing():
@@ -86,7 +90,7 @@ def one_step(towers, dtype, dropout, classes, state=None):
     """Loss, logits, canonical gradients and canonical weights after one update of a narrow net."""
     net = AlexNet(classes, width=0.125, dropout=dropout, towers=towers).to(dtype)
     if state is None:
-        net.initialise(seed=7, init="he")
+        net.initialise(seed=7)
     else:
         net.load_canonical(state)
     data = torch.Generator().manual_seed(1)
@@ -126,7 +130,7 @@ def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
     for number, (dtype, _, _, classes) in enumerate(CASES):
         net = AlexNet(classes, width=0.125).to(dtype)
-        net.initialise(seed=7, init="he")
+        net.initialise(seed=7)
         torch.save(net.canonical_state(), folder / f"before-{number}.pt")
     mp.start_processes(tower_process, (str(folder),), nprocs=2)
     return folder

@@ -32,7 +32,7 @@ class AlexNet(nn.Module):
     def __init__(self, classes: int = 1000, width: float = 1.0, dropout: float = 0.5, towers: Towers | None = None):
         super().__init__()
         self.towers = towers or Towers()
-        self.classes, self.dropout = classes, dropout
+        self.classes, self.width, self.dropout = classes, width, dropout
         here = self.towers.here
         k96, k256, k384, k4096 = (_scaled(kernels, width) for kernels in (96, 256, 384, 4096))
 
@@ -87,19 +87,19 @@ class AlexNet(nn.Module):
         return x * kept.narrow(1, self.towers.rank * x.shape[1], x.shape[1])
 
     @torch.no_grad()
-    def initialise(self, seed: int, init: str = "paper") -> None:
-        """Fresh weights, the same for any layout.
+    def initialise(self, seed: int) -> None:
+        """Fresh weights, the same for any layout: N(0, 0.01), biases 1 in POSITIVE_BIASES and 0 elsewhere (section 5).
 
-        init: "paper": N(0, 0.01), biases 1 in POSITIVE_BIASES and 0 elsewhere (section 5); "he": N(0, 2 / fan-in) and
-        biases 0, which is not the paper's and starts to learn within tens of steps instead of hundreds.
+        A layer of a narrower net sums fewer inputs, so its weights are wider by 1 / sqrt(width), which keeps the sums
+        at the paper's size; without that the signal fades layer by layer. conv1 reads the same picture at any width.
         """
         rng = torch.Generator().manual_seed(seed)
         for name, layer in self.named_children():
             own = layer.weight
-            std = 0.01 if init == "paper" else (2 / own[0].numel()) ** 0.5
+            std = 0.01 if name == "conv1" else 0.01 / self.width**0.5
             canonical = torch.empty(own.shape[0] * 2 // self.towers.here, *own.shape[1:])
             own.copy_(self.towers.slice(canonical.normal_(0, std, generator=rng)))
-            layer.bias.fill_(1.0 if init == "paper" and name in POSITIVE_BIASES else 0.0)
+            layer.bias.fill_(1.0 if name in POSITIVE_BIASES else 0.0)
 
     def canonical_state(self) -> dict[str, Tensor]:
         """The one-device net's parameters by name, from both towers; both must call."""

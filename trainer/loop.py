@@ -30,7 +30,7 @@ from trainer.launch import Place, launch
 from trainer.recipe import PaperSGD, learning_rate
 
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
-IDENTITY = ("dataset", "batch_size", "lr", "lr_steps", "seed", "dropout", "width", "init")
+IDENTITY = ("dataset", "batch_size", "lr", "lr_steps", "seed", "dropout", "width")
 
 
 def train(
@@ -47,7 +47,6 @@ def train(
     seed: int = 0,
     dropout: float = 0.5,
     width: float = 1.0,
-    init: str = "paper",
     resume: bool = False,
     checkpoint_every: int = 1000,
     log_every: int = 10,
@@ -79,7 +78,6 @@ def train(
         "seed": seed,
         "dropout": dropout,
         "width": width,
-        "init": init,
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
         "eval_every": eval_every,
@@ -126,7 +124,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     last = config["steps"] or config["epochs"] * loader.batches
 
     net = AlexNet(len(dataset.classes), config["width"], config["dropout"], place.towers)
-    net.initialise(config["seed"], config["init"])
+    net.initialise(config["seed"])
     net.to(place.device)
     optimiser = PaperSGD(net.parameters(), config["lr"])
     step = 0

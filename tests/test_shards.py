@@ -1,0 +1,380 @@
+"""Images in, verified tars out: what is stored, in which order, and what is refused."""
+
+import errno
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset as wds
+from nvidia.dali import fn, pipeline_def
+from PIL import Image
+
+from shards import writer
+from shards.errors import InputError
+from shards.files import atomic_write
+from shards.images import Unreadable, prepare
+from shards.index import components, index_tar, read_index, write_index
+from shards.manifest import Dataset
+from shards.sources import Picture, find_folders, keys
+from shards.synthetic import FORMS, render, render_folders
+from shards.writer import write_dataset
+
+
+def encoded(picture: Image.Image, kind="JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def noise(mode="RGB", size=(40, 30)) -> Image.Image:
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], channels), np.uint8).squeeze()
+    return Image.frombytes(mode, size, pixels.tobytes())
+
+
+def members(tar) -> dict[str, bytes]:
+    with tarfile.open(tar) as file:
+        return {member.name: file.extractfile(member).read() for member in file}
+
+
+def test_original_bytes_are_kept(images, data):
+    dataset = Dataset.load(data)
+    found = {}
+    for split in dataset.splits:
+        for tar in dataset.tars(split):
+            stored = members(tar)
+            for name in [name for name in stored if name.endswith(".json")]:
+                about = json.loads(stored[name])
+                source = images / about["file"]
+                picture = Image.open(source)
+                assert stored[name[:-4] + "jpg"] == source.read_bytes()
+                assert (about["width"], about["height"], about["wnid"]) == (*picture.size, source.parent.name)
+                assert dataset.classes[int(stored[name[:-4] + "cls"])] == source.parent.name
+                found[about["file"]] = split
+    assert found == {str(p.relative_to(images)): p.relative_to(images).parts[0] for p in images.glob("*/*/*.jpg")}
+    assert dataset.classes == tuple(sorted(p.name for p in (images / "train").iterdir()))
+
+
+def test_dataset_json_counts_and_checksums(data):
+    dataset = Dataset.load(data)
+    assert {name: split.samples for name, split in dataset.splits.items()} == {"train": 96, "val": 22}
+    for split in dataset.splits.values():
+        for shard in split.shards:
+            content = (data / shard.name).read_bytes()
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.bytes, shard.sha256)
+            assert len(read_index((data / shard.name).with_suffix(".idx"))) == shard.samples
+    assert not list(data.glob(".*"))
+
+
+@pytest.mark.parametrize("size", [None, 256])
+def test_any_number_of_workers_writes_the_same_bytes(images, tmp_path, size):
+    for workers in (1, 2):
+        write_dataset(find_folders(images), tmp_path / str(workers), size=size, shard_size=700_000, workers=workers)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "12")
+    assert one == two and len([name for name in one if name.endswith(".tar")]) > 3
+
+
+def test_the_seed_decides_the_order_of_train(images, tmp_path):
+    def order(out):
+        return [name for tar in Dataset.load(out).tars("train") for name in members(tar) if name.endswith(".jpg")]
+
+    for seed in (0, 1):
+        write_dataset(find_folders(images), tmp_path / str(seed), seed=seed)
+    first, second = (order(tmp_path / n) for n in "01")
+    assert sorted(first) == sorted(second) and first != second and sorted(first) != first
+
+
+def test_squares_are_the_papers(images, tmp_path):
+    out = tmp_path / "set"
+    write_dataset(find_folders(images), out, size=256, quality=100)
+    stored = members(out / "train-000000.tar")
+    for name in [name for name in stored if name.endswith(".json")][:10]:
+        about = json.loads(stored[name])
+        picture = Image.open(images / about["file"])
+        shorter = min(picture.size)
+        width, height = (int(np.floor(side * 256 / shorter + 0.5)) for side in picture.size)
+        scaled = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+        top, left = (height - 256) // 2, (width - 256) // 2
+        square = np.asarray(Image.open(io.BytesIO(stored[name[:-4] + "jpg"])), np.float32)
+        assert square.shape == (256, 256, 3) and (about["width"], about["height"]) == (256, 256)
+        assert np.abs(square - scaled[top : top + 256, left : left + 256]).mean() < 1  # JPEG's own loss at quality 100
+
+
+def test_the_index_is_dalis_and_the_tars(data):
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def reader(tar, index):
+        return tuple(
+            fn.readers.webdataset(
+                paths=[str(tar)], index_paths=[str(index)], ext=["jpg", "cls"], missing_component_behavior="error"
+            )
+        )
+
+    tar = data / "train-000001.tar"
+    entries = read_index(tar.with_suffix(".idx"))
+    assert entries == index_tar(tar)
+    pipe = reader(tar, tar.with_suffix(".idx"))
+    for entry in entries:
+        for (_, offset, size, _), output in zip(components(entry), pipe.run(), strict=False):
+            assert bytes(output.at(0)) == tar.read_bytes()[int(offset) :][: int(size)]
+
+
+def test_the_webdataset_library_reads_it(data):
+    tars = [str(tar) for tar in Dataset.load(data).tars("val")]
+    read = list(wds.WebDataset(tars, shardshuffle=False).decode("pil").to_tuple("jpg", "cls"))
+    assert len(read) == 22
+    assert {label for _, label in read} == {0, 1, 2, 3} and all(min(picture.size) >= 256 for picture, _ in read)
+
+
+@pytest.mark.parametrize(
+    "bad, complaint",
+    [
+        ("v1.2 2\njpg 512 3 a.jpg\n", "whole"),
+        ("v1.1 1\njpg 512 3 a.jpg\n", "whole"),
+        ("v1.2 1\njpg 512 3\n", "whole"),
+        ("", "whole"),
+        (None, "missing"),
+    ],
+)
+def test_a_bad_index_is_refused_by_name(tmp_path, bad, complaint):
+    path = tmp_path / "train-000000.idx"
+    if bad is not None:
+        path.write_text(bad)
+    with pytest.raises(InputError, match=rf"train-000000\.idx.*{complaint}.*cli\.py index"):
+        read_index(path)
+    write_index(path, ["jpg 512 3 a.jpg"])
+    assert read_index(path) == ["jpg 512 3 a.jpg"]
+
+
+@pytest.mark.parametrize(
+    "made, mode",
+    [
+        (encoded(noise("CMYK")), "RGB"),
+        (encoded(noise("RGB"), "PNG"), "RGB"),
+        (encoded(noise("RGBA"), "PNG"), "RGB"),
+        (encoded(noise("L"), "GIF"), "RGB"),
+        (encoded(Image.fromarray(np.full((30, 40), 30000, np.uint16)), "PNG"), "RGB"),
+    ],
+    ids=["cmyk", "png", "alpha", "gif", "16-bit"],
+)
+def test_other_pictures_become_rgb_jpegs(made, mode):
+    prepared = prepare(made, None, 95)
+    picture = Image.open(io.BytesIO(prepared.jpeg))
+    assert (picture.format, picture.mode, picture.size, prepared.reencoded) == ("JPEG", mode, (40, 30), True)
+
+
+def test_sixteen_bits_are_scaled_and_alpha_lies_on_white():
+    deep = encoded(Image.fromarray(np.full((30, 40), 257 * 100, np.uint16)), "PNG")
+    clear = encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 0)), "PNG")
+    for data, value in ((deep, 100), (clear, 255)):
+        pixels = np.asarray(Image.open(io.BytesIO(prepare(data, None, 95).jpeg)))
+        assert abs(pixels.astype(int) - value).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["RGB", "L"])
+def test_jpegs_keep_their_bytes(kind):
+    made = encoded(noise(kind))
+    assert prepare(made, None, 95).jpeg == made and prepare(made + bytes(100), None, 95).jpeg == made + bytes(100)
+
+
+def test_exif_orientation_is_seen():
+    picture = noise(size=(4, 3)).resize((40, 30), Image.Resampling.BILINEAR)  # smooth, so that JPEG keeps it
+    turned = picture.getexif()
+    turned[0x0112] = 6
+    made = encoded(picture, quality=100, exif=turned)
+    assert (prepare(made, None, 95).width, prepare(made, None, 95).height) == (30, 40)
+    upright = picture.rotate(-90, expand=True).resize((256, 341), Image.Resampling.BILINEAR)
+    upright = np.asarray(upright, float)[42:298]
+    seen = np.asarray(Image.open(io.BytesIO(prepare(made, 256, 100).jpeg)), float)
+    assert np.abs(seen - upright).mean() < 5 < np.abs(seen - upright[::-1]).mean()
+
+
+@pytest.mark.parametrize("size", [None, 256])
+@pytest.mark.parametrize(
+    "made, reason",
+    [
+        (b"", "empty"),
+        (b"hello, I am a text", "not a picture"),
+        (encoded(noise())[:-300], "truncated"),
+        (encoded(noise(), "PNG")[:-900], "truncated|broken|not a picture"),
+        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "pixels"),
+    ],
+    ids=["empty", "text", "truncated jpeg", "truncated png", "bomb"],
+)
+def test_what_is_no_whole_picture_is_unreadable(made, reason, size):
+    with pytest.raises(Unreadable, match=reason):
+        prepare(made, size, 95)
+
+
+def spoilt(images, tmp_path):
+    root = tmp_path / "spoilt"
+    shutil.copytree(images, root)
+    folder = root / "train" / "disc" if (root / "train" / "disc").exists() else sorted((root / "train").iterdir())[0]
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / "broken.JPEG").write_bytes(encoded(noise())[:-300])
+    (folder / "gone.JPEG").symlink_to(tmp_path / "nowhere")
+    (folder / "really.JPEG").write_bytes(encoded(noise(), "PNG"))
+    return root
+
+
+def test_unreadable_files_are_left_out_and_named(images, tmp_path):
+    root = spoilt(images, tmp_path)
+    dataset = write_dataset(find_folders(root), tmp_path / "set")
+    split = Dataset.load(tmp_path / "set").split("train")
+    assert split.samples == 97 and split.reencoded == 1
+    reasons = {left.file.rsplit("/", 1)[1]: left.reason for left in split.left_out}
+    assert reasons["notes.txt"] == "not a picture"
+    assert reasons["broken.JPEG"].startswith("truncated") and "No such file" in reasons["gone.JPEG"]
+    assert len(reasons) == 3 and dataset == Dataset.load(tmp_path / "set")
+
+
+def test_strict_refuses_them(images, tmp_path):
+    with pytest.raises(InputError, match=r"--strict: train/\w+/\w+\.\w+ cannot be used .* 3 such in train"):
+        write_dataset(find_folders(spoilt(images, tmp_path)), tmp_path / "set", strict=True)
+    assert not (tmp_path / "set" / "dataset.json").exists()
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    (tmp_path / "root/train/a").mkdir(parents=True)
+    (tmp_path / "root/train/a/x.JPEG").write_text("no")
+    with pytest.raises(InputError, match=r"no picture of the train split can be read \(train/a/x\.JPEG: not a picture"):
+        write_dataset(find_folders(tmp_path / "root"), tmp_path / "set")
+    assert not list((tmp_path / "set").glob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    "folders, complaint",
+    [
+        (None, "no folder"),
+        ([], "is empty"),
+        (["val/a"], "no folder train"),
+        (["train"], "no class folders"),
+        (["train/a"], "class folders are empty"),
+        (["train/a/x", "val/b/x"], "val/b is a class that train lacks"),
+        (["train/a/x", "val"], "val holds no class folders"),
+    ],
+)
+def test_roots_that_hold_no_imagenet(tmp_path, folders, complaint):
+    root = tmp_path / "root"
+    for folder in folders if folders is not None else ():
+        (root / folder).mkdir(parents=True)
+        if folder.endswith("x"):
+            (root / folder).rmdir()
+            (root / folder).touch()
+    if folders == []:
+        root.mkdir()
+    with pytest.raises(InputError, match=complaint):
+        find_folders(root)
+
+
+def test_a_folder_with_another_data_set_is_refused(images, data, tmp_path):
+    out = tmp_path / "set"
+    first = write_dataset(find_folders(images), out, seed=0)
+    stamps = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    assert write_dataset(find_folders(images), out, seed=0) == first  # the same: nothing is done
+    assert stamps == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    with pytest.raises(InputError, match="holds another data set"):
+        write_dataset(find_folders(images), out, seed=1)
+    (out / "dataset.json").unlink()
+    with pytest.raises(InputError, match="parts of another data set"):
+        write_dataset(find_folders(images), out, seed=1)
+
+
+def test_a_killed_conversion_is_taken_up(images, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "set"
+    write_dataset(find_folders(images), whole, shard_size=700_000)
+    shutil.copytree(whole, out)
+    # As a kill leaves it: no dataset.json, the plan still there, a half-written file
+    plan = Dataset.load(whole).plan
+    (out / "dataset.json").unlink()
+    (out / "train-000002.tar").rename(out / ".train-000002.tar.tmp-77")
+    (out / writer.PLAN).write_text(plan)
+    with pytest.raises(InputError, match=r"dataset\.json"):
+        Dataset.load(out)
+    write_dataset(find_folders(images), out, shard_size=700_000)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+
+
+def test_an_unwritable_folder_is_named(images, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--out .*file/set cannot be written"):
+        write_dataset(find_folders(images), tmp_path / "file" / "set")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_files(images, tmp_path, monkeypatch):
+    def full(jobs, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "_run", full)
+    with pytest.raises(InputError, match="No space left on device; make room"):
+        write_dataset(find_folders(images), tmp_path / "set")
+    assert not (tmp_path / "set" / "dataset.json").exists()
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    with pytest.raises(OSError), atomic_write(tmp_path / "file") as file:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_keys_are_unique_and_plain(tmp_path):
+    def of(*files):
+        return keys([Picture(tmp_path / file, 0, file.split("/")[0]) for file in files])
+
+    assert of("n01/n01_1.JPEG", "n02/n02_1.JPEG") == ["n01_1", "n02_1"]
+    assert of("cat/1.jpg", "dog/1.jpg") == ["cat_1", "dog_1"]
+    assert of("cat/1.jpg", "cat/1.png") == ["cat_1_jpg", "cat_1_png"]
+    assert of("cat/a b.jpg", "cat/a.b.jpg", "cat/a_b.jpg") == ["000000000", "000000001", "000000002"]
+    assert of("cat/" + "x" * 200 + ".jpg") == ["000000000"]
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        (None, r"holds no dataset\.json"),
+        ("{", "damaged"),
+        ('{"format": 99}', "another format"),
+        ('{"format": 1}', "damaged"),
+    ],
+)
+def test_a_damaged_description_is_refused(tmp_path, content, complaint):
+    if content is not None:
+        (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(InputError, match=complaint):
+        Dataset.load(tmp_path)
+
+
+def test_a_description_cannot_name_files_elsewhere(data, tmp_path):
+    described = json.loads((data / "dataset.json").read_text())
+    described["splits"]["train"]["shards"][0]["name"] = "../../etc/passwd"
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match="outside its folder"):
+        Dataset.load(tmp_path)
+
+
+def test_rendered_pictures_are_the_same_for_a_seed(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        render_folders(tmp_path / name, classes=10, train=20, val=10, seed=seed)
+    a, b, c = ([p.read_bytes() for p in sorted((tmp_path / n).glob("*/*/*.jpg"))] for n in "abc")
+    assert a == b != c and len(a) == len(set(a)) == 30
+    with pytest.raises(InputError, match="2 to 10"):
+        render_folders(tmp_path / "d", classes=11, train=20, val=10)
+
+
+def test_mean_colour_does_not_tell_the_rendered_classes():
+    # Nearest class centre by mean colour, on pictures not used for the centres: near chance, so form must be learned
+    def colours(first):
+        return np.array(
+            [
+                [np.asarray(render(k, np.random.default_rng([first, k, i]))).mean((0, 1)) for i in range(20)]
+                for k in range(len(FORMS))
+            ]
+        )
+
+    centres, held_out = colours(0).mean(axis=1), colours(1)
+    nearest = ((held_out[:, :, None] - centres) ** 2).sum(-1).argmin(-1)
+    assert (nearest == np.arange(len(FORMS))[:, None]).mean() < 0.3
