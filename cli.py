@@ -130,9 +130,7 @@ def index(data, workers):
 @click.option(
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True, help="Share dropped."
 )
-@click.option(
-    "--width", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Share of kernels."
-)
+@click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
 @click.option(
     "--resume",
     type=click.Choice(["never", "auto"]),
@@ -183,9 +181,7 @@ def evaluate(data, checkpoint, crops, split, batch_size, as_json, gpus, device):
 @click.option(
     "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
 )
-@click.option(
-    "--width", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Share of kernels."
-)
+@click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A stage's time."
 )

@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from trainer.alexnet import POSITIVE_BIASES, AlexNet
+from trainer.launch import leave_group
 from trainer.recipe import PaperSGD
 from trainer.towers import Towers
 
@@ -111,18 +112,21 @@ def tower_process(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
-        towers = Towers(dist.group.WORLD)
-        for number, (dtype, _, dropout, classes) in enumerate(CASES):
-            # Weights come from the one-process net's file, and again from the seed
-            before = torch.load(f"{folder}/before-{number}.pt")
-            torch.save(one_step(towers, dtype, dropout, classes, before), f"{folder}/loaded-{number}-{rank}.pt")
-            torch.save(one_step(towers, dtype, dropout, classes), f"{folder}/seeded-{number}-{rank}.pt")
-        x = torch.arange(4).reshape(2, 2) + 10 * rank
-        assert towers.gather_batch(x).tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
-        assert towers.join(x.float()).tolist() == [[0, 1, 10, 11], [2, 3, 12, 13]]
-        assert torch.equal(towers.slice(towers.gather(x)), x)
+        compare_as_tower(Towers(dist.group.WORLD), rank, folder)
     finally:
-        dist.destroy_process_group()
+        leave_group()
+
+
+def compare_as_tower(towers, rank, folder):
+    for number, (dtype, _, dropout, classes) in enumerate(CASES):
+        # Weights come from the one-process net's file, and again from the seed
+        before = torch.load(f"{folder}/before-{number}.pt")
+        torch.save(one_step(towers, dtype, dropout, classes, before), f"{folder}/loaded-{number}-{rank}.pt")
+        torch.save(one_step(towers, dtype, dropout, classes), f"{folder}/seeded-{number}-{rank}.pt")
+    x = torch.arange(4).reshape(2, 2) + 10 * rank
+    assert towers.gather_batch(x).tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
+    assert towers.join(x.float()).tolist() == [[0, 1, 10, 11], [2, 3, 12, 13]]
+    assert torch.equal(towers.slice(towers.gather(x)), x)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 the towers run as CPU processes that exchange over gloo; with them over NCCL.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -99,7 +100,13 @@ def _work_at(local_rank: int, rank: int, world: int, kind: str, store: str, work
             group = mesh["tower"].get_group()
         work(_place(local_rank, rank, world, kind, Towers(group)), *args)
     finally:
-        dist.destroy_process_group()
+        leave_group()
+
+
+def leave_group() -> None:
+    """Leaves the group and lets it end now: one that garbage keeps alive to the interpreter's end aborts the process."""
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def _rank_main(rank: int, world: int, kind: str, store: str, complaints, work: Callable, args: tuple) -> None:

@@ -135,6 +135,8 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
         with atomic_write(out / "config.json") as file:
             file.write(json.dumps(config, indent=1).encode())
         metrics.rewind(out, step)
+        if step:
+            print(f"Resumed after step {step} of {last}" + (": nothing is left to do" if step >= last else ""))
 
     rng = torch.Generator(place.device)
     images_per_step = config["batch_size"]
@@ -150,11 +152,14 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
                 loss = train_step(net, optimiser, images, labels, rng, config["seed"], step)
                 step += 1
                 progress.advance(images_per_step)
-                if step % config["log_every"] == 0 or step in (1, last):
+                saves = step % config["checkpoint_every"] == 0 or step == last
+                logs = step % config["log_every"] == 0 or step in (1, last)
+                if saves or logs:
                     value = loss.item()  # waits for the device, so the clock is read after it
-                    speed = (step - logged) * images_per_step / (time.perf_counter() - since)
                     if not math.isfinite(value):
-                        raise InputError(f"the loss is {value} at step {step}: lower --lr (now {rate})")
+                        raise InputError(f"the loss is {value} at step {step}: lower --lr (now {rate:g})")
+                if logs:
+                    speed = (step - logged) * images_per_step / (time.perf_counter() - since)
                     if place.rank == 0:
                         line = {"kind": "train", "step": step, "epoch": epoch, "loss": value, "lr": rate}
                         metrics.append(out, {**line, "img_per_s": round(speed, 1)})
@@ -171,7 +176,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
                             f"top-5 {result['top5_error']:.1%} of {result['samples']}"
                         )
                 # After the evaluation, so that a resumed run need not repeat it
-                if step % config["checkpoint_every"] == 0 or step == last:
+                if saves:
                     checkpoint.save(out, step, net, optimiser, place.towers, config)
                 since += time.perf_counter() - pause  # img/s is of training alone
                 if step == last:

@@ -35,7 +35,7 @@ from trainer.loop import train_step
 from trainer.recipe import PaperSGD
 
 SCHEMA = 1
-WINDOWS = 10  # a stage's time is cut into so many; the spread is over them
+WINDOWS = 5  # a stage's time is cut into so many; the spread is over them
 
 
 def bench(
@@ -124,7 +124,7 @@ def measure(step: Callable[[], object], images: int, seconds: float, place: Plac
         return time.perf_counter() - began
 
     run(2)  # warm-up: buffers, caches, TorchScript's profiling runs
-    steps = over_ranks(max(1.0, seconds / WINDOWS / (run(2) / 2)), place, dist.ReduceOp.MIN)
+    steps = over_ranks(max(1.0, seconds / WINDOWS / run(1)), place, dist.ReduceOp.MIN)
     return [over_ranks(int(steps) * images / run(int(steps)), place, dist.ReduceOp.SUM) for _ in range(WINDOWS)]
 
 

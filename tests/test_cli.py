@@ -1,0 +1,228 @@
+"""The commands as a user types them: they work, and bad input is one clear line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import checkpoint, metrics
+from trainer.alexnet import AlexNet
+from trainer.throughput import bottleneck
+
+CLI = Path(__file__).parents[1] / "cli.py"
+SMALL = ["--device", "cpu", "--width", 0.05, "--batch-size", 8, "--lr", 0.001]
+SMALL += ["--log-every", 3, "--checkpoint-every", 5]
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    """A run of 16 steps (an epoch is 12) on one device; nobody writes to it."""
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    command = [sys.executable, CLI, "train", "--data", data, "--out", out, "--steps", 16, *SMALL]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return out
+
+
+def parameters(run):
+    return checkpoint.read(checkpoint.latest(run))["parameters"]
+
+
+def without_speed(run):
+    return [{key: value for key, value in line.items() if key != "img_per_s"} for line in metrics.read(run)]
+
+
+def test_a_run_writes_its_config_metrics_and_checkpoints(unbroken):
+    lines = metrics.read(unbroken)
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in trained] == [1, 3, 6, 9, 12, 15, 16]
+    assert all(line.keys() == {"kind", "step", "epoch", "loss", "lr", "img_per_s"} for line in trained)
+    assert [line["epoch"] for line in trained] == [0, 0, 0, 0, 0, 1, 1]
+    evaluated = [line for line in lines if line["kind"] == "eval"]
+    assert [(line["step"], line["epoch"], line["samples"]) for line in evaluated] == [(12, 0, 22), (16, 1, 22)]
+    assert all(
+        line.keys() == {"kind", "step", "epoch", "top1_error", "top5_error", "samples"} and 0 <= line["top1_error"] <= 1
+        for line in evaluated
+    )
+    assert json.loads((unbroken / "config.json").read_text())["batch_size"] == 8
+    assert sorted(p.name for p in unbroken.glob("*.pt")) == ["checkpoint-00000015.pt", "checkpoint-00000016.pt"]
+
+
+def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, CLI, "train", "--data", data, "--out", out, "--steps", 16, *SMALL, "--resume", "auto"]
+    command = list(map(str, command))
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while running.poll() is None and not any(line["step"] >= 6 for line in metrics.read(out)):
+        time.sleep(0.02)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL and checkpoint.latest(out).name < "checkpoint-00000016.pt"
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "Resumed after step" in done.stdout
+    for name, value in parameters(unbroken).items():
+        assert torch.equal(value, parameters(out)[name]), name
+    assert without_speed(out) == without_speed(unbroken)
+    # Once more: there is nothing to do, and it says so
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "nothing is left to do" in again.stdout and without_speed(out) == without_speed(unbroken)
+
+
+def test_two_processes_train_as_one_and_resume_as_one(data, unbroken, tmp_path, run_cli):
+    out = tmp_path / "run"
+    done = run_cli("train", "--data", data, "--out", out, "--gpus", 2, "--steps", 10, *SMALL)
+    assert "Warning" not in done.stderr
+    # ... and one device carries on with the two towers' checkpoint
+    run_cli("train", "--data", data, "--out", out, "--gpus", 1, "--steps", 16, *SMALL, "--resume", "auto")
+    fresh = AlexNet(4, width=0.05)
+    fresh.initialise(seed=0)
+    for name, start in fresh.canonical_state().items():
+        # What 16 updates changed is the same, but for rounding, which they amplify; a lost velocity would halve it
+        moved, theirs = parameters(out)[name] - start, parameters(unbroken)[name] - start
+        assert (moved - theirs).norm() < 0.05 * theirs.norm(), name
+    for ours, theirs in zip(metrics.read(out, "train"), metrics.read(unbroken, "train"), strict=False):
+        if ours["step"] == theirs["step"]:
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_torchrun_starts_it_too(data, unbroken, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, CLI, "train", "--data", data, "--out", tmp_path / "run", "--steps", 3, *SMALL]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    ours, theirs = (metrics.read(run, "train")[1] for run in (tmp_path / "run", unbroken))
+    assert ours["step"] == 3 and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    command[-len(SMALL) : -len(SMALL)] = ["--gpus", 1]
+    refused = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert refused.returncode != 0 and "--gpus 1 but torchrun started 2" in refused.stderr
+
+
+def test_eval_counts_every_sample_once_in_any_layout(data, unbroken, run_cli):
+    seen = []
+    for words in (["--batch-size", 4], ["--batch-size", 16, "--gpus", 2], ["--batch-size", 128]):
+        told = run_cli("eval", "--data", data, "--checkpoint", unbroken, "--json", "--device", "cpu", *words).stdout
+        seen.append(json.loads(told))
+    last = metrics.read(unbroken, "eval")[-1]
+    for result in seen:
+        assert result["samples"] == 22 and result["step"] == 16
+        assert result["top1_error"] == pytest.approx(last["top1_error"])
+    ten = run_cli("eval", "--data", data, "--checkpoint", unbroken, "--crops", 10, "--device", "cpu").stdout
+    assert "22 pictures, 10 crops: top-1 error" in ten
+
+
+def test_throughput_bench_writes_its_schema(data, tmp_path, run_cli):
+    out = tmp_path / "bench.json"
+    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.2, "--device", "cpu"]
+    told = run_cli("throughput-bench", "--data", data, "--json", out, "--gpus", 2, *words).stdout
+    report = json.loads(out.read_text())
+    assert report["schema"] == 1 and report["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert [stage["name"] for stage in report["stages"]] == ["read", "decode", "pipeline", "model", "train"]
+    assert all(0 < stage["p10"] <= stage["img_per_s"] <= stage["p90"] for stage in report["stages"])
+    assert report["bottleneck"] in told and report["bottleneck"] in {"read", "decode", "pipeline", "model"}
+    own = run_cli("throughput-bench", *words).stdout
+    assert "512 rendered pictures" in own
+
+
+@pytest.mark.parametrize(
+    "rates, bound",
+    [
+        ({"read": 9e4, "decode": 1000, "pipeline": 800, "model": 100, "train": 90}, "model"),
+        ({"read": 9e4, "decode": 1000, "pipeline": 800, "model": 5000, "train": 700}, "decode"),
+        ({"read": 9e4, "decode": 4000, "pipeline": 800, "model": 5000, "train": 700}, "pipeline"),
+        ({"read": 500, "decode": 450, "pipeline": 400, "model": 5000, "train": 400}, "read"),
+    ],
+)
+def test_the_bottleneck_is_the_stage_that_costs_most(rates, bound):
+    assert bottleneck(rates) == bound
+
+
+def bad(words, data, run):
+    fill = {"DATA": data, "RUN": run, "NEW": run / "new", "NOWHERE": run / "nowhere"}
+    return [fill.get(word, word) for word in words]
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["shard", "--imagenet-root", "NOWHERE", "--out", "NEW"], "is no folder: expected ROOT/train/WNID"),
+        (["shard", "--imagenet-root", "DATA", "--out", "NEW"], "has no folder train"),
+        (["shard", "--imagenet-root", "DATA", "--out", "NEW", "--shard-size", "big"], "write it like 256MiB"),
+        (["train", "--data", "NOWHERE", "--out", "NEW"], "give the --out of `python cli.py shard`"),
+        (["train", "--data", "RUN", "--out", "NEW"], "holds no dataset.json"),
+        (["train", "--data", "DATA", "--out", "RUN"], "holds a run already: continue it with --resume auto"),
+        (["train", "--data", "DATA", "--out", "RUN", "--resume", "auto", "--lr", "1"], "lr was 0.001, now 1.0"),
+        (["train", "--data", "DATA", "--out", "NEW", "--gpus", "3"], "AlexNet has two towers"),
+        (["train", "--data", "DATA", "--out", "NEW", "--batch-size", "1000"], "fewer than one batch of 1000"),
+        (["train", "--data", "DATA", "--out", "NEW", "--batch-size", "9", "--gpus", "2"], "does not divide by 2"),
+        (["train", "--data", "DATA", "--out", "NEW", "--epochs", "1", "--steps", "1"], "give one of them"),
+        (["train", "--data", "DATA", "--out", "NEW", "--lr-steps", "a"], "write it like 25,51,79"),
+        (["eval", "--data", "DATA", "--checkpoint", "NOWHERE"], "does not exist"),
+        (["eval", "--data", "DATA", "--checkpoint", "DATA"], "holds no checkpoint-*.pt"),
+        (["eval", "--data", "DATA", "--checkpoint", "RUN", "--split", "test"], "has no test split, only train, val"),
+        (["index", "NOWHERE"], "is no folder"),
+        (["demo", "--out", "RUN"], "is not empty"),
+    ],
+)
+def test_bad_input_is_one_line(data, unbroken, run_cli, words, complaint):
+    done = run_cli(*bad(words, data, unbroken), check=False)
+    assert done.returncode != 0 and complaint in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (unbroken / "new" / "dataset.json").exists()
+    shutil.rmtree(unbroken / "new", ignore_errors=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_devices_that_are_not_there(data, tmp_path, run_cli):
+    refused = run_cli("train", "--data", data, "--out", tmp_path / "a", "--device", "cuda", check=False)
+    assert refused.returncode != 0 and "torch finds no CUDA device" in refused.stderr
+    words = ["train", "--data", data, "--out", tmp_path / "b", "--gpus", 2, "--steps", 1]
+    told = run_cli(*words, "--width", 0.05, "--batch-size", 8).stderr
+    assert told.count("No CUDA device here: the two towers run in two CPU processes.") == 1
+
+
+def test_a_data_set_that_lost_its_parts_is_named_and_mended(data, unbroken, tmp_path, run_cli):
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    for name in ("stats.npz", "val-000000.idx"):
+        (copy / name).unlink()
+        done = run_cli("train", "--data", copy, "--out", tmp_path / "run", "--batch-size", 8, check=False)
+        assert done.returncode != 0 and f"{name} is missing" in done.stderr and "cli.py index" in done.stderr
+        run_cli("index", copy)
+        assert (copy / name).exists()
+
+
+def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path, run_cli):
+    import pickle
+
+    class Planted:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    for content in (b"no checkpoint", pickle.dumps(Planted())):
+        (tmp_path / "checkpoint-00000001.pt").write_bytes(content)
+        done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
+        assert done.returncode != 0 and "checkpoint-00000001.pt is no readable checkpoint" in done.stderr
+    with open(tmp_path / "checkpoint-00000001.pt", "wb") as file:
+        torch.save({"format": 1, "parameters": Planted()}, file)
+    done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
+    assert "is no readable checkpoint" in done.stderr and not (tmp_path / "owned").exists()
+
+
+def test_help_says_units_and_defaults(run_cli):
+    told = run_cli("train", "--help").stdout
+    assert "[default: 128]" in told and "[default: 90, as in the paper]" in told
+
+
+@pytest.mark.long
+def test_the_demo_learns(tmp_path, run_cli):
+    out = tmp_path / "demo"
+    told = run_cli("demo", "--short", "--out", out, "--device", "cpu").stdout
+    result = metrics.read(out / "run", "eval")[-1]
+    # Chance is 0.9 on 400 pictures, spread 0.015: a net which learned nothing is six spreads away
+    assert result["samples"] == 400 and result["top1_error"] < 0.81
+    assert f"top-1 {result['top1_error']:.1%}" in told and "images per second" in told
+    for name in ("batch.png", "conv1.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
