@@ -1,6 +1,8 @@
-# Two commands, each from nothing: `make demo` and `make test`. PYTHON chooses the interpreter, VENV the folder.
+# Two commands, each from nothing: `make demo` and `make test`. PYTHON chooses the interpreter, VENV the folder,
+# CUDA=12 DALI's build for CUDA 12.
 PYTHON ?= python3
 VENV ?= .venv
+CUDA ?= 13
 INSTALLED = $(VENV)/.installed
 
 .PHONY: demo test lint clean
@@ -18,6 +20,11 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -e '.[test]'
+ifeq ($(CUDA),12)
+	# Both builds install the same module, so the one goes before the other comes
+	$(VENV)/bin/pip uninstall -y nvidia-dali-cuda130
+	$(VENV)/bin/pip install 'nvidia-dali-cuda120>=2.2,<3'
+endif
 	touch $@
 
 clean:

@@ -104,7 +104,7 @@ def _work_at(local_rank: int, rank: int, world: int, kind: str, store: str, work
 
 
 def leave_group() -> None:
-    """Leaves the group and lets it end now: one that garbage keeps alive to the interpreter's end aborts the process."""
+    """Leaves the group and lets it end now: one that garbage keeps alive to the interpreter's end aborts that."""
     dist.destroy_process_group()
     gc.collect()
 
