@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.errors import InputError
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write; it takes `path`'s name, synced, only when the block ends without an error.
 
     Until then it is `.NAME.tmp-PID` in the same folder, which an error removes and a kill may leave.
+    Raises: InputError when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -20,6 +23,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -75,30 +75,27 @@ def write_dataset(
     if finished := _claim(out, plan):
         return finished
     splits = {}
-    try:
-        for name, pictures in source.splits.items():
-            samples = _samples(source.root, pictures, np.random.default_rng(seed) if name == "train" else None)
-            jobs = [
-                (out / f"{name}-{number:06d}.tar", part, size, quality)
-                for number, part in enumerate(_parts(samples, size, quality, shard_size))
-            ]
-            written = _run(jobs, workers or len(os.sched_getaffinity(0)), name, len(samples))
-            splits[name] = Split(
-                tuple(shard.shard for shard in written if shard.shard),
-                tuple(left for shard in written for left in shard.left_out),
-                sum(shard.reencoded for shard in written),
-            )
-            if not splits[name].shards:
-                first = splits[name].left_out[0]
-                raise InputError(f"no picture of the {name} split can be read ({first.file}: {first.reason})")
-            if strict and splits[name].left_out:
-                first, count = splits[name].left_out[0], len(splits[name].left_out)
-                raise InputError(f"--strict: {first.file} cannot be used ({first.reason}), {count} such in {name}")
-        versions = {"pillow": PIL.__version__, "numpy": np.__version__}
-        dataset = Dataset(out, source.classes, splits, size, quality, seed, "folders", plan, versions)
-        dataset.save()
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}; make room, or choose another --out") from None
+    for name, pictures in source.splits.items():
+        samples = _samples(source.root, pictures, np.random.default_rng(seed) if name == "train" else None)
+        jobs = [
+            (out / f"{name}-{number:06d}.tar", part, size, quality)
+            for number, part in enumerate(_parts(samples, size, quality, shard_size))
+        ]
+        written = _run(jobs, workers or len(os.sched_getaffinity(0)), name, len(samples))
+        splits[name] = Split(
+            tuple(shard.shard for shard in written if shard.shard),
+            tuple(left for shard in written for left in shard.left_out),
+            sum(shard.reencoded for shard in written),
+        )
+        if not splits[name].shards:
+            first = splits[name].left_out[0]
+            raise InputError(f"no picture of the {name} split can be read ({first.file}: {first.reason})")
+        if strict and splits[name].left_out:
+            first, count = splits[name].left_out[0], len(splits[name].left_out)
+            raise InputError(f"--strict: {first.file} cannot be used ({first.reason}), {count} such in {name}")
+    versions = {"pillow": PIL.__version__, "numpy": np.__version__}
+    dataset = Dataset(out, source.classes, splits, size, quality, seed, "folders", plan, versions)
+    dataset.save()
     (out / PLAN).unlink()
     return dataset
 
@@ -129,10 +126,10 @@ def _claim(out: Path, plan: str) -> Dataset | None:
             raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
         for leftover in out.glob(".*.tmp-*"):
             leftover.unlink()
-        with atomic_write(out / PLAN) as file:
-            file.write(plan.encode())
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
+    with atomic_write(out / PLAN) as file:
+        file.write(plan.encode())
     return None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,27 @@ def test_bad_input_is_one_line(data, unbroken, run_cli, words, complaint):
     assert done.returncode != 0 and complaint in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (unbroken / "new" / "dataset.json").exists()
     shutil.rmtree(unbroken / "new", ignore_errors=True)
+
+
+def full_disk(megabytes):
+    """Files cannot grow past this: the kernel refuses the write, as a full disk does."""
+    size = int(megabytes * 2**20)
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_files(data, images, unbroken, tmp_path, run_cli):
+    out = tmp_path / "set"
+    done = run_cli("shard", "--imagenet-root", images, "--out", out, check=False, **full_disk(0.5))
+    assert done.returncode == 1 and "train-000000.tar: File too large; make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in out.iterdir()] == [".plan"]
+    run_cli("shard", "--imagenet-root", images, "--out", out)  # there is room again: the same command goes on
+    assert (out / "dataset.json").exists() and not (out / ".plan").exists()
+
+    words = ["train", "--data", data, "--out", tmp_path / "run", "--steps", 5, *SMALL, "--gpus", 2]
+    done = run_cli(*words, check=False, **full_disk(0.5))
+    assert done.returncode == 1 and "checkpoint-00000005.pt" in done.stderr and "make room" in done.stderr
+    assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.pt"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")

@@ -39,9 +39,9 @@ def save(run: Path, step: int, net: AlexNet, optimiser: PaperSGD, towers: Towers
     try:
         with atomic_write(path) as file:
             torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-        remedy = "free some space and run again with --resume auto"
-        raise InputError(f"cannot write {path} ({error}); the checkpoint before is intact: {remedy}") from None
+    except (InputError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: {reason}; the one before is intact: make room, then --resume auto") from None
     for old in sorted(run.glob("checkpoint-*.pt"))[:-KEEP]:
         old.unlink()
 

@@ -55,17 +55,7 @@ def evaluate_run(place: Place, data: Path, path: Path, split: str, crops: int, b
     view = "ten" if crops == 10 else "centre"
     if crops == 10:  # ten times the memory and work a picture
         batch_size = -(-batch_size // 10 // place.world) * place.world
-    loader = Loader(
-        dataset,
-        split,
-        view,
-        stats=stats,
-        batch_size=batch_size,
-        threads=place.threads,
-        rank=place.rank,
-        world=place.world,
-        device_id=place.device_id,
-    )
+    loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **place.loading)
     with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
         result = evaluate(net, loader, place, progress)
     if place.rank == 0:

@@ -33,6 +33,11 @@ class Place:
     threads: int
 
     @property
+    def loading(self) -> dict:
+        """What a `pipeline.loader.Loader` has to know of this place."""
+        return {"threads": self.threads, "rank": self.rank, "world": self.world, "device_id": self.device_id}
+
+    @property
     def device_id(self) -> int | None:
         """The CUDA device's number, None on a CPU."""
         return self.device.index if self.device.type == "cuda" else None

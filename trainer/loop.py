@@ -111,14 +111,7 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
 def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     """One rank's part of a training run."""
     dataset, stats = Dataset.load(data), Stats.load(data)
-    shared = {
-        "stats": stats,
-        "batch_size": config["batch_size"],
-        "threads": place.threads,
-        "rank": place.rank,
-        "world": place.world,
-        "device_id": place.device_id,
-    }
+    shared = {"stats": stats, "batch_size": config["batch_size"], **place.loading}
     loader = Loader(dataset, "train", "train", seed=config["seed"], **shared)
     val = Loader(dataset, "val", "centre", **shared) if "val" in dataset.splits else None
     last = config["steps"] or config["epochs"] * loader.batches

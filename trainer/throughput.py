@@ -60,14 +60,7 @@ def bench(
 def bench_rank(place: Place, data: Path, described: str, json_path, batch_size: int, width: float, seconds: float):
     """One rank's part: every rank runs every stage, their images per second add up."""
     dataset, stats = Dataset.load(data), Stats.load(data)
-    shared = {
-        "stats": stats,
-        "batch_size": batch_size,
-        "threads": place.threads,
-        "rank": place.rank,
-        "world": place.world,
-        "device_id": place.device_id,
-    }
+    shared = {"stats": stats, "batch_size": batch_size, **place.loading}
     # What one rank counts for a step: with two towers both work on every image of the global batch
     images = batch_size // place.world
     rates = {}
