@@ -64,12 +64,7 @@ class _Join(torch.autograd.Function):
         return own, None
 
 
-class _Output(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, towers):
-        ctx.towers = towers
-        return torch.cat(towers._all_gather(x).chunk(2), dim=1)
-
+class _Output(_Join):
     @staticmethod
     def backward(ctx, grad):
         return grad.chunk(2, dim=1)[ctx.towers.rank].contiguous(), None
