@@ -8,6 +8,7 @@ INSTALLED = $(VENV)/.installed
 .PHONY: demo test lint clean
 
 demo: $(INSTALLED)
+	rm -rf demo
 	$(VENV)/bin/python cli.py demo
 
 test: $(INSTALLED)
