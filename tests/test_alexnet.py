@@ -49,11 +49,17 @@ def test_sizes_are_figure_2s():
     }
 
 
-def test_224_padded_right_and_bottom_are_the_sums_of_227():
-    net = AlexNet(width=0.1).eval()
+def test_224_is_padded_right_and_bottom_as_in_2012():
+    net, seen = AlexNet(width=0.1).eval(), []
+    net.initialise(seed=0)
+    net.conv1.register_forward_hook(lambda _, __, output: seen.append(output))
     picture = torch.randn(1, 3, 224, 224)
-    wide = F.conv2d(F.pad(picture, (0, 3, 0, 3)), net.conv1.weight, net.conv1.bias, stride=4)
-    assert wide.shape[2:] == (55, 55) == F.conv2d(torch.zeros(1, 3, 227, 227), net.conv1.weight, stride=4).shape[2:]
+    net(picture)
+    # The first window begins at the picture's own corner, the last one hangs over by 3 pixels
+    corner = (picture[0, :, :11, :11] * net.conv1.weight[0]).sum() + net.conv1.bias[0]
+    last = (picture[0, :, 216:, 216:] * net.conv1.weight[0, :, :8, :8]).sum() + net.conv1.bias[0]
+    torch.testing.assert_close(seen[0][0, 0, 0, 0], corner, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[0][0, 0, 54, 54], last, rtol=1e-4, atol=1e-5)
 
 
 def test_initial_weights_are_section_5s():
