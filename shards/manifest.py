@@ -102,11 +102,16 @@ class Dataset:
         return self.splits[name]
 
     def tars(self, split: str) -> list[Path]:
-        """The split's tars in order. Raises InputError when one is missing."""
-        tars = [self.root / shard.name for shard in self.split(split).shards]
-        for tar in tars:
+        """The split's tars in order. Raises InputError when one is missing or has another length than was written."""
+        tars = []
+        remedy = "bring it back, or write the data set to a new folder"
+        for shard in self.split(split).shards:
+            tar = self.root / shard.name
             if not tar.is_file():
-                raise InputError(f"{tar} is missing, and {FILE} lists it: bring it back or write the data set again")
+                raise InputError(f"{tar} is missing, and {FILE} lists it: {remedy}")
+            if (found := tar.stat().st_size) != shard.bytes:
+                raise InputError(f"{tar} has {found} bytes, and {FILE} says {shard.bytes}: {remedy}")
+            tars.append(tar)
         return tars
 
     @property

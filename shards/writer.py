@@ -89,9 +89,11 @@ def write_dataset(
         )
         if not splits[name].shards:
             first = splits[name].left_out[0]
+            _discard(out, source.splits)
             raise InputError(f"no picture of the {name} split can be read ({first.file}: {first.reason})")
         if strict and splits[name].left_out:
             first, count = splits[name].left_out[0], len(splits[name].left_out)
+            _discard(out, source.splits)  # or the command could not be repeated with the picture mended
             raise InputError(f"--strict: {first.file} cannot be used ({first.reason}), {count} such in {name}")
     versions = {"pillow": PIL.__version__, "numpy": np.__version__}
     dataset = Dataset(out, source.classes, splits, size, quality, seed, "folders", plan, versions)
@@ -122,7 +124,7 @@ def _claim(out: Path, plan: str) -> Dataset | None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         begun = (out / PLAN).read_text() if (out / PLAN).exists() else None
-        if begun != plan and (begun or any(out.glob("*.tar"))):
+        if begun != plan and (begun or any(out.glob("*.tar")) or any(out.glob("*.npz"))):
             raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
         for leftover in out.glob(".*.tmp-*"):
             leftover.unlink()
@@ -131,6 +133,14 @@ def _claim(out: Path, plan: str) -> Dataset | None:
     with atomic_write(out / PLAN) as file:
         file.write(plan.encode())
     return None
+
+
+def _discard(out: Path, splits: Iterable[str]) -> None:
+    """Removes what an unfinished conversion has written to a folder that it had claimed."""
+    for name in splits:
+        for path in [*out.glob(f"{name}-[0-9]*.tar"), *out.glob(f"{name}-[0-9]*.idx")]:
+            path.unlink()
+    (out / PLAN).unlink()
 
 
 def _samples(root: Path, pictures: Sequence[Picture], rng: np.random.Generator | None) -> list[Sample]:

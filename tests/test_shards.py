@@ -234,7 +234,8 @@ def test_unreadable_files_are_left_out_and_named(images, tmp_path):
 def test_strict_refuses_them(images, tmp_path):
     with pytest.raises(InputError, match=r"--strict: train/\w+/\w+\.\w+ cannot be used .* 3 such in train"):
         write_dataset(find_folders(spoilt(images, tmp_path)), tmp_path / "set", strict=True)
-    assert not (tmp_path / "set" / "dataset.json").exists()
+    assert not list((tmp_path / "set").iterdir())
+    write_dataset(find_folders(images), tmp_path / "set", strict=True)  # mended, the command goes through
 
 
 def test_nothing_left_is_an_error(tmp_path):
@@ -281,6 +282,18 @@ def test_a_folder_with_another_data_set_is_refused(images, data, tmp_path):
     (out / "dataset.json").unlink()
     with pytest.raises(InputError, match="parts of another data set"):
         write_dataset(find_folders(images), out, seed=1)
+    (tmp_path / "stale").mkdir()
+    (tmp_path / "stale" / "stats.npz").touch()  # another set's mean would be taken for this one's
+    with pytest.raises(InputError, match="parts of another data set"):
+        write_dataset(find_folders(images), tmp_path / "stale")
+
+
+def test_a_tar_cut_short_is_named(data, tmp_path):
+    shutil.copytree(data, tmp_path / "set")
+    with open(tmp_path / "set" / "train-000001.tar", "r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(InputError, match=r"train-000001\.tar has 5000 bytes, and dataset\.json says"):
+        Dataset.load(tmp_path / "set").tars("train")
 
 
 def test_a_killed_conversion_is_taken_up(images, tmp_path):
