@@ -118,16 +118,15 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The epoch's batches from number `start` on: the same ones whether or not the earlier were read."""
-        rows = self._rows(epoch, start)
-        if not len(rows):
+        if start >= self.batches:
             return
         pipe = self.pipeline(epoch, start)
         for batch in range(start, self.batches):
             try:
                 images, labels = pipe.run()
             except RuntimeError as error:
-                part = rows[(batch - start) * pipe.max_batch_size :][: pipe.max_batch_size]
-                raise InputError(self._broken(part, error)) from error
+                rows = self._rows(epoch, batch)[: pipe.max_batch_size]
+                raise InputError(self._broken(rows, error)) from error
             valid = min(self.batch_size, self.samples - batch * self.batch_size)
             yield Batch(torch.from_dlpack(images.as_tensor()), self._labels(labels), valid)
 

@@ -165,6 +165,7 @@ def bad(words, data, run):
         (["eval", "--data", "DATA", "--checkpoint", "NOWHERE"], "does not exist"),
         (["eval", "--data", "DATA", "--checkpoint", "DATA"], "holds no checkpoint-*.pt"),
         (["eval", "--data", "DATA", "--checkpoint", "RUN", "--split", "test"], "has no test split, only train, val"),
+        (["throughput-bench", "--json", "/no/such/folder/out.json"], "there is no such folder"),
         (["index", "NOWHERE"], "is no folder"),
         (["demo", "--out", "RUN"], "is not empty"),
     ],
@@ -191,7 +192,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_files(data, images, unbroken
     run_cli("shard", "--imagenet-root", images, "--out", out)  # there is room again: the same command goes on
     assert (out / "dataset.json").exists() and not (out / ".plan").exists()
 
-    words = ["train", "--data", data, "--out", tmp_path / "run", "--steps", 5, *SMALL, "--gpus", 2]
+    # With steps to come, so that the other rank fails over its lost neighbour: the one line is still the disk's
+    words = ["train", "--data", data, "--out", tmp_path / "run", "--steps", 11, *SMALL, "--gpus", 2]
     done = run_cli(*words, check=False, **full_disk(0.5))
     assert done.returncode == 1 and "checkpoint-00000005.pt" in done.stderr and "make room" in done.stderr
     assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.pt"))
@@ -215,6 +217,12 @@ def test_a_data_set_that_lost_its_parts_is_named_and_mended(data, unbroken, tmp_
         assert done.returncode != 0 and f"{name} is missing" in done.stderr and "cli.py index" in done.stderr
         run_cli("index", copy)
         assert (copy / name).exists()
+
+
+def test_checkpoints_without_their_config_are_not_taken_up(data, unbroken, tmp_path, run_cli):
+    shutil.copy(checkpoint.latest(unbroken), tmp_path)
+    done = run_cli("train", "--data", data, "--out", tmp_path, "--steps", 16, *SMALL, check=False)
+    assert done.returncode != 0 and "but not its config.json" in done.stderr
 
 
 def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path, run_cli):

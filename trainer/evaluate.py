@@ -25,11 +25,10 @@ def evaluate(net: AlexNet, loader: Loader, place: Place, progress: Progress | No
     net.eval()
     right1 = right5 = samples = 0
     for batch in loader.epoch(0):
-        images = place.towers.gather_batch(batch.images)
-        labels = place.towers.gather_batch(batch.labels.to(place.device))[: batch.valid]
+        images, labels = place.whole(batch)
         probabilities = net(images.flatten(0, 1)).softmax(dim=1)
         averaged = probabilities.unflatten(0, images.shape[:2]).mean(dim=1)[: batch.valid]
-        ranked = averaged.topk(min(5, averaged.shape[1]), dim=1).indices == labels[:, None]
+        ranked = averaged.topk(min(5, averaged.shape[1]), dim=1).indices == labels[: batch.valid, None]
         right1 += int(ranked[:, 0].sum())
         right5 += int(ranked.sum())
         samples += batch.valid

@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 
+from pipeline.loader import Batch
 from shards.errors import InputError
 from trainer.towers import Towers
 
@@ -36,6 +37,10 @@ class Place:
     def loading(self) -> dict:
         """What a `pipeline.loader.Loader` has to know of this place."""
         return {"threads": self.threads, "rank": self.rank, "world": self.world, "device_id": self.device_id}
+
+    def whole(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The global batch, (images, labels) on this device, from what each rank has decoded of it."""
+        return self.towers.gather_batch(batch.images), self.towers.gather_batch(batch.labels.to(self.device))
 
     @property
     def device_id(self) -> int | None:
@@ -69,7 +74,7 @@ def launch(work: Callable, gpus: int | None, device: str, *args) -> None:
 
 
 def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
-    """ "cuda" or "cpu" for a `--device` of auto, cuda or cpu; says so, once, when auto falls to the CPU."""
+    """The kind of device, cuda or cpu, for a `--device`; says so, once, when auto falls to the CPU."""
     have = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu":
         return "cpu"
@@ -115,11 +120,15 @@ def leave_group() -> None:
 
 
 def _rank_main(rank: int, world: int, kind: str, store: str, complaints, work: Callable, args: tuple) -> None:
-    try:
-        _work_at(rank, rank, world, kind, store, work, args)
-    except InputError as error:
-        complaints.put(str(error))
-        sys.exit(1)
+    def work_or_complain(place: Place, *args) -> None:
+        try:
+            work(place, *args)
+        except InputError as error:
+            # Before the group is left, which the other rank will fail over
+            complaints.put(str(error))
+            raise
+
+    _work_at(rank, rank, world, kind, store, work_or_complain, args)
 
 
 def _start(work: Callable, world: int, kind: str, args: tuple) -> None:
@@ -131,7 +140,7 @@ def _start(work: Callable, world: int, kind: str, args: tuple) -> None:
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         try:
             mp.start_processes(_rank_main, (world, kind, store, complaints, work, args), nprocs=world)
-        except mp.ProcessExitedException:
+        except (mp.ProcessRaisedException, mp.ProcessExitedException):
             if complaints.empty():
                 raise
             raise InputError(complaints.get()) from None

@@ -100,6 +100,8 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
             raise InputError(f"{path} is not a run's configuration ({error!r}): choose another --out") from None
         if differing:
             raise InputError(f"{out} holds a run that differs ({'; '.join(differing)}): choose another --out")
+    elif checkpoint.latest(out):
+        raise InputError(f"{out} holds checkpoints of a run but not its config.json: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()
@@ -140,9 +142,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
             rate = learning_rate(config["lr"], epoch, config["lr_steps"])
             optimiser.param_groups[0]["lr"] = rate
             for batch in loader.epoch(epoch, start=step % loader.batches):
-                images = place.towers.gather_batch(batch.images)
-                labels = place.towers.gather_batch(batch.labels.to(place.device))
-                loss = train_step(net, optimiser, images, labels, rng, config["seed"], step)
+                loss = train_step(net, optimiser, *place.whole(batch), rng, config["seed"], step)
                 step += 1
                 progress.advance(images_per_step)
                 saves = step % config["checkpoint_every"] == 0 or step == last

@@ -24,6 +24,7 @@ from nvidia import dali
 
 from pipeline.loader import Batch, Loader
 from pipeline.stats import Stats, complete
+from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
 from shards.sources import find_folders
@@ -46,6 +47,8 @@ def bench(
     Args: data: a data set's folder, None to render one of 512 pictures; seconds: a stage's time.
     Raises: InputError.
     """
+    if json_path and not json_path.absolute().parent.is_dir():
+        raise InputError(f"--json {json_path}: there is no such folder; make it first")
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         if data is None:
             data = Path(folder) / "shards"
@@ -77,13 +80,10 @@ def bench_rank(place: Place, data: Path, described: str, json_path, batch_size: 
     loader = Loader(dataset, "train", "train", **shared)
     batches = endless(loader)
 
-    def gathered(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return place.towers.gather_batch(batch.images), place.towers.gather_batch(batch.labels.to(place.device))
-
-    resident = tuple(tensor.clone() for tensor in gathered(next(batches)))
+    resident = [tensor.clone() for tensor in place.whole(next(batches))]
     rates["model"] = measure(lambda: train_step(net, optimiser, *resident, rng, 0, 0), images, seconds, place)
     rates["train"] = measure(
-        lambda: train_step(net, optimiser, *gathered(next(batches)), rng, 0, 0), images, seconds, place
+        lambda: train_step(net, optimiser, *place.whole(next(batches)), rng, 0, 0), images, seconds, place
     )
     if place.rank == 0:
         medians = {stage: float(np.median(values)) for stage, values in rates.items()}
