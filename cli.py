@@ -1,5 +1,6 @@
 """AlexNet (2012) on DALI: image folders to tar shards, shards to a two-tower net, and what bounds its speed."""
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,8 @@ DEVICE = click.option(
     show_default=True,
     help="auto: CUDA devices where there are any, else CPU processes.",
 )
+
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 
 
 class Size(click.ParamType):
@@ -70,27 +73,47 @@ def main():
 
 
 @main.command()
-@click.option("--imagenet-root", "root", type=FOLDER, required=True, help="Holds train/WNID/*.JPEG, val/WNID/*.JPEG.")
+@click.option(
+    "--imagenet-root", "root", type=FOLDER, required=True, help="Where the pictures are, in one of five layouts."
+)
 @click.option("--out", type=FOLDER, required=True, help="Where the shards go.")
+@click.option(
+    "--source",
+    "kind",
+    type=click.Choice(["auto", "folders", "archives", "kaggle", "parquet", "webdataset"]),
+    default="auto",
+    show_default=True,
+    help="The layout: class folders, the official tars, Kaggle's tree, Hugging Face's parquet, others' tars.",
+)
 @click.option(
     "--size", type=click.IntRange(256), help="Store pictures SIZE x SIZE pixels; paper: 256.  [default: as is]"
 )
 @click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of re-encoded JPEGs.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Scale larger pictures down to so many.  [default: as is]")
 @click.option("--shard-size", type=Size(), default="256MiB", show_default=True, help="Largest tar, about.")
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@WORKERS
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the train split's order.")
 @click.option("--strict", is_flag=True, help="Fail when a picture cannot be read, instead of leaving it out.")
-def shard(root, out, size, quality, shard_size, workers, seed, strict):
-    """Turn class folders into WebDataset shards, DALI indices, dataset.json and stats.npz."""
-    from pipeline.stats import complete
-    from shards.sources import find_folders
+def shard(root, out, workers, **options):
+    """Turn ImageNet into WebDataset shards, DALI indices, dataset.json and stats.npz.
+
+    A conversion that was interrupted or killed is continued by the same command.
+    """
     from shards.writer import write_dataset
 
-    options = {"size": size, "quality": quality, "shard_size": shard_size, "workers": workers, "seed": seed}
-    dataset = write_dataset(find_folders(root), out, strict=strict, **options)
+    try:
+        dataset = write_dataset(root, out, processes=workers, **options)
+    except KeyboardInterrupt:
+        raise click.ClickException(f"interrupted: the same command continues with {out}") from None
+    from pipeline.stats import complete  # brings torch and DALI, which would lie idle while shards are written
+
     complete(dataset, workers)
     for name, split in dataset.splits.items():
-        click.echo(f"{name}: {split.samples} samples in {len(split.shards)} shards, {len(split.left_out)} left out")
+        changed = "".join(f", {count} {kind} encoded anew" for kind, count in split.changed.items())
+        if split.scaled_down:
+            changed += f", {split.scaled_down} scaled down"
+        left_out = f"{len(split.left_out)} left out"
+        click.echo(f"{name}: {split.samples} samples in {len(split.shards)} shards, {left_out}{changed}")
         for left in split.left_out[:10]:
             click.echo(f"  left out: {left.file}: {left.reason}")
         if len(split.left_out) > 10:
@@ -100,14 +123,50 @@ def shard(root, out, size, quality, shard_size, workers, seed, strict):
 
 @main.command()
 @click.argument("data", type=FOLDER)
-@click.option("--workers", type=click.IntRange(1), help="Threads.  [default: one a core]")
+@WORKERS
 def index(data, workers):
-    """Add the .idx files and stats.npz that the data set in DATA lacks."""
+    """Add what the tars in DATA lack: dataset.json, .idx files, stats.npz. No tar is written to.
+
+    Makes a data set of WebDataset tars that others made, as they are.
+    """
     from pipeline.stats import complete
+    from shards.adopt import adopt
     from shards.manifest import Dataset
 
-    complete(Dataset.load(data), workers)
-    click.echo(f"{data} has an index for each shard, and stats.npz")
+    described = (data / "dataset.json").exists() or not any(data.glob("*.tar"))
+    dataset = Dataset.load(data) if described else adopt(data, workers)
+    complete(dataset, workers)
+    for name, split in dataset.splits.items():
+        for sample in split.quarantined:
+            click.echo(f"  left out of {name}: {sample.shard}: {sample.key}: {sample.reason}")
+    click.echo(f"{data} has dataset.json, an index for each shard, and stats.npz")
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
+@click.option("--decode", is_flag=True, help="Decode every picture wholly, too.")
+@click.option("--quarantine", is_flag=True, help="Take bad samples out of the .idx files; no tar is written to.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@WORKERS
+def verify(data, decode, quarantine, as_json, workers):
+    """Prove the data set in DATA whole, or name each bad sample and exit with 1."""
+    from shards.verify import show, verify
+
+    report = verify(data, decode=decode, quarantine=quarantine, processes=workers)
+    click.echo(json.dumps(report.described(), indent=1) if as_json else show(report, data, quarantine))
+    raise SystemExit(0 if report.whole else 1)
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(data, as_json):
+    """Show what the data set in DATA holds: samples, sizes, classes, what was left out."""
+    from shards.info import describe, table
+    from shards.manifest import Dataset
+
+    about = describe(Dataset.load(data))
+    click.echo(json.dumps(about, indent=1) if as_json else table(about))
 
 
 @main.command()

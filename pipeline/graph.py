@@ -14,12 +14,12 @@ from collections.abc import Callable
 import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 
+from shards.tars import IMAGE_EXTENSIONS
+
 SIZE = 256  # shorter side after scaling, and side of the central patch (section 2)
 CROP = 224  # side of what the net sees (section 4.1)
 MARGIN = SIZE - CROP  # crop offsets are 0..MARGIN, both ends included
 CENTRE = MARGIN // 2
-
-IMAGE_EXTENSIONS = "jpg;jpeg;png;webp;JPEG;JPG"
 
 # Section 4.1: "the four corner patches and the center patch as well as their horizontal reflections": (y, x) offsets
 FIVE_CROPS = ((0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN), (CENTRE, CENTRE))
@@ -49,7 +49,7 @@ def read(paths: list[str], index_paths: list[str]):
     return fn.readers.webdataset(
         paths=paths,
         index_paths=index_paths,
-        ext=[IMAGE_EXTENSIONS, "cls"],
+        ext=[";".join(IMAGE_EXTENSIONS), "cls"],
         missing_component_behavior="error",
         name="reader",
     )

@@ -23,6 +23,7 @@ from shards.errors import InputError
 from shards.images import Unreadable, prepare
 from shards.index import components, read_index, write_index
 from shards.manifest import Dataset
+from shards.tars import IMAGE_EXTENSIONS
 
 VIEWS = ("train", "centre", "ten", "patch", "decode", "read")
 
@@ -170,9 +171,7 @@ class Loader:
         """Which of these samples ended the pipeline: DALI does not say, so each is decoded on its own."""
         for shard, sample in rows:
             _, offset, size, name = next(
-                component
-                for component in components(self.entries[shard][sample])
-                if component[0] in graph.IMAGE_EXTENSIONS.split(";")
+                component for component in components(self.entries[shard][sample]) if component[0] in IMAGE_EXTENSIONS
             )
             with open(self.tars[shard], "rb") as file:
                 file.seek(int(offset))

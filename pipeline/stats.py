@@ -91,8 +91,9 @@ def compute(dataset: Dataset, threads: int) -> Stats:
 
 def complete(dataset: Dataset, threads: int | None = None) -> None:
     """Adds what a data set lacks, and rewrites nothing: an index for each tar, and `stats.npz`."""
-    for tar in (tar for split in dataset.splits for tar in dataset.tars(split)):
-        if not tar.with_suffix(".idx").exists():
-            write_index(tar.with_suffix(".idx"), index_tar(tar))
+    for name, split in dataset.splits.items():
+        for tar in dataset.tars(name):
+            if not tar.with_suffix(".idx").exists():
+                write_index(tar.with_suffix(".idx"), index_tar(tar, split.quarantined_in(tar.name)))
     if not (dataset.root / FILE).exists():
         compute(dataset, threads or len(os.sched_getaffinity(0))).save(dataset.root)

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,3 +35,21 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)  # or the new name may not outlive a power cut
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other commands of this project from writing to the folder meanwhile. Raises InputError when one does, or
+    there is no such folder."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be opened: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another command is writing to {folder}: wait for it, or choose another folder") from None
+        yield
+    finally:
+        os.close(handle)

@@ -5,14 +5,16 @@ its bytes begin in the tar. DALI's reader follows the lines: their order is the 
 a sample left out.
 """
 
-import tarfile
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shards import tars
 from shards.errors import InputError
 from shards.files import atomic_write
 
 VERSION = "v1.2"
+NOT_PLAIN = re.compile(r"[^!-~]")
 
 
 def read_index(path: Path) -> list[str]:
@@ -39,23 +41,23 @@ def write_index(path: Path, entries: Sequence[str]) -> None:
         file.write("\n".join([f"{VERSION} {len(entries)}", *entries, ""]).encode())
 
 
+def entry(parts: Mapping[str, tars.Member], begin: int = 0) -> str:
+    """A sample's line, its parts' offsets being counted from byte `begin` of the tar. Blanks separate, so a name's own
+    become underscores; a part whose extension has some is left out (nothing could ask for it)."""
+    return " ".join(
+        f"{extension} {begin + offset} {size} {NOT_PLAIN.sub('_', name)}"
+        for extension, (name, offset, size) in parts.items()
+        if not NOT_PLAIN.search(extension)
+    )
+
+
 def components(entry: str) -> list[list[str]]:
     """A sample's line as its components: [EXT, OFFSET, SIZE, NAME] each."""
     fields = entry.split()
     return [fields[i : i + 4] for i in range(0, len(fields), 4)]
 
 
-def index_tar(tar: Path) -> list[str]:
-    """The samples' lines of a tar, from its headers. Raises InputError when it cannot be read as a tar."""
-    samples: dict[str, list[str]] = {}
-    try:
-        with tarfile.open(tar, "r:") as file:
-            for member in file:
-                folder, _, name = member.name.rpartition("/")
-                key, _, extension = name.partition(".")
-                if member.isfile() and key and extension:
-                    line = f"{extension} {member.offset_data} {member.size} {member.name}"
-                    samples.setdefault(f"{folder}/{key}", []).append(line)
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(f"{tar} cannot be read as a tar ({error}): write the data set again") from None
-    return [" ".join(components) for components in samples.values()]
+def index_tar(tar: Path, without: set[str] = frozenset()) -> list[str]:
+    """The samples' lines of a tar, from its headers, but for those with the keys `without`. Raises InputError when it
+    cannot be read as a tar."""
+    return [entry(sample.parts) for sample in tars.samples(tar) if sample.key not in without]

@@ -11,13 +11,13 @@ LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts images up to `total`, as a context manager.
+    """Counts images up to `total` (None: nobody knows how many), as a context manager.
 
     `lines=False` keeps the plain lines away where the caller prints better ones with `say`; `quiet=True` keeps all away
     (a rank other than the first).
     """
 
-    def __init__(self, label: str, total: int, *, lines: bool = True, quiet: bool = False):
+    def __init__(self, label: str, total: int | None, *, lines: bool = True, quiet: bool = False):
         self.label, self.total, self.quiet, self.lines = label, total, quiet, lines
         self.done = self.bytes = 0
         self.began = self.printed = time.monotonic()
@@ -56,8 +56,9 @@ class Progress:
 
     def _line(self) -> None:
         self.printed = time.monotonic()
-        ending = self._left() if self.done < self.total else f"{self.printed - self.began:.1f} s in all"
-        print(f"{self.label}: {self.done}/{self.total} img, {self._rate()}, {ending}", file=sys.stderr, flush=True)
+        ending = self._left() if self.total and self.done < self.total else f"{self.printed - self.began:.1f} s in all"
+        of = f"/{self.total}" if self.total is not None else ""
+        print(f"{self.label}: {self.done}{of} img, {self._rate()}, {ending}", file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self.began, 1e-9)
@@ -65,7 +66,7 @@ class Progress:
         return f"{self.done / seconds:.0f} img/s{megabytes}"
 
     def _left(self) -> str:
-        if not self.done:
+        if not self.done or self.total is None:
             return "time left unknown"
         seconds = round((self.total - self.done) * (time.monotonic() - self.began) / self.done)
         hours, minutes = seconds // 3600, seconds // 60 % 60

@@ -1,288 +1,380 @@
 """Writes a data set: tars, their indices and, last of all, `dataset.json`.
 
-Shards are planned before anything is read, so each is a job of its own for a worker process, and the same source,
-options and seed give the same bytes whatever the number of workers. A worker holds one picture at a time. Every file
-appears whole or not at all.
+Shards are planned before any picture is read, so each is a job of its own for a worker process, and the same source,
+options and seed give the same bytes whatever the number of workers. A worker holds one picture at a time; the list of
+pictures is on disk. Every file appears whole or not at all, and a finished shard leaves a note of itself, so that a
+conversion which was killed goes on with the shards that it had not finished.
 """
 
+import errno
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import PIL
+import xxhash
 
-from shards import manifest
+from shards import manifest, tars, workers
 from shards.errors import InputError
-from shards.files import atomic_write
-from shards.images import Unreadable, prepare
-from shards.index import write_index
-from shards.manifest import Dataset, LeftOut, Shard, Split
-from shards.progress import Progress
-from shards.sources import Picture, Source, keys
+from shards.files import atomic_write, locked
+from shards.images import MOST_BYTES, Prepared, Unreadable, prepare
+from shards.index import entry, write_index
+from shards.listing import Listed, Listing
+from shards.manifest import Dataset, LeftOut, Shard, Sizes, Split
+from shards.sources import Source, find
+from shards.tars import BLOCK, padded
 
-BLOCK = 512  # a tar is made of these
-PLAN = ".plan"  # in a folder whose data set is not finished: which one it is to be
+# Hidden files of a conversion that is not finished: which one it is, its list of pictures, parquet files laid down
+PLAN, LISTING, SCRATCH = ".plan", ".listing", ".scratch"
 PROBED = 64  # pictures prepared beforehand to estimate the stored size
+MANY, SMALL = 16, 4 * 2**20  # a split is cut into so many shards, if they have so many bytes
+END = bytes(2 * BLOCK)  # what ends a tar
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A picture to store: where it lies, its name in the source, and what its members say."""
+class Options:
+    """How pictures are stored: `size` is the squares' side, pixels, or None to keep the pictures' own; `quality` of the
+    JPEGs encoded anew; `max_pixels` above which a picture is scaled down, None for never."""
 
-    path: Path
-    file: str
-    key: str
-    label: int
-    wnid: str
+    size: int | None = None
+    quality: int = 95
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a shard; `shard` is None when no picture of it could be read."""
+    """What became of a shard's pictures. `shard` is None when none of them could be read; `pictures` (N x 3 int32) has
+    the class number, width and height of each that is stored."""
 
     shard: Shard | None
     left_out: tuple[LeftOut, ...]
-    reencoded: int
+    changed: dict[str, int]
+    scaled_down: int
+    pictures: np.ndarray
+
+    def note(self) -> dict:
+        """What is noted of it, in JSON's types."""
+        left_out, shard = [asdict(left) for left in self.left_out], self.shard and asdict(self.shard)
+        return {**vars(self), "left_out": left_out, "shard": shard, "pictures": self.pictures.tolist()}
+
+    @classmethod
+    def of(cls, note: dict) -> "Written":
+        """From its note. Raises KeyError or TypeError when that is none."""
+        parts = {"left_out": tuple(LeftOut(**left) for left in note["left_out"])}
+        parts["shard"] = Shard(**note["shard"]) if note["shard"] else None
+        parts["pictures"] = _table(note["pictures"])
+        return cls(**{**note, **parts})
 
 
 def write_dataset(
-    source: Source,
+    root: Path,
     out: Path,
     *,
+    kind: str = "auto",
     size: int | None = None,
     quality: int = 95,
+    max_pixels: int | None = None,
     shard_size: int = 256 * 2**20,
-    workers: int | None = None,
+    processes: int | None = None,
     seed: int = 0,
     strict: bool = False,
 ) -> Dataset:
-    """Writes `source` to the folder `out`, train in a seeded global shuffle, and returns what was written.
+    """Writes the source at `root` to the folder `out`, train in a seeded global shuffle, and returns what was written.
 
-    Args: size: None to keep the pictures' bytes, else the side of the stored squares, pixels; quality: of JPEGs encoded
-    anew; shard_size: bytes, about; workers: processes, one a core when None; strict: fail when a picture is left out.
-    Raises: InputError for a folder that cannot be written or holds another data set, a full disk, and when nothing is
-    left of a split.
+    Args: kind: of `shards.sources.KINDS`, or "auto"; size, quality, max_pixels: see `Options`; shard_size: bytes,
+    about; processes: one a core when None; strict: fail when a picture is left out. Raises: InputError for a source of
+    no known layout, a folder that cannot be written or holds another data set, a full disk, and when nothing is left
+    of a split.
     """
-    plan = _plan(source, size, quality, shard_size, seed)
-    if finished := _claim(out, plan):
-        return finished
-    splits = {}
-    for name, pictures in source.splits.items():
-        samples = _samples(source.root, pictures, np.random.default_rng(seed) if name == "train" else None)
-        jobs = [
-            (out / f"{name}-{number:06d}.tar", part, size, quality)
-            for number, part in enumerate(_parts(samples, size, quality, shard_size))
-        ]
-        written = _run(jobs, workers or len(os.sched_getaffinity(0)), name, len(samples))
-        splits[name] = Split(
-            tuple(shard.shard for shard in written if shard.shard),
-            tuple(left for shard in written for left in shard.left_out),
-            sum(shard.reencoded for shard in written),
+    options, processes = Options(size, quality, max_pixels), processes or workers.cores()
+    with _claimed(out):
+        source = find(root, kind, out / SCRATCH, processes)
+        # Archives need not be listed to know whether this very conversion is already finished
+        plan = _plan(options, shard_size, seed, source, _stamp(source)) if source.containers else None
+        if plan and (finished := _finished(out, plan)):
+            return finished
+        (out / LISTING).unlink(missing_ok=True)
+        listing = Listing(out / LISTING)
+        for name, pictures in source.splits.items():
+            listing.add(name, pictures, source.classes)
+        plan = plan or _plan(options, shard_size, seed, source, listing.digest())
+        if finished := _finished(out, plan):
+            return finished
+        _begin(out, plan)
+        splits = {}
+        for name in source.splits:
+            splits[name] = _write_split(out, name, source, listing, options, shard_size, processes, seed, plan)
+            if not splits[name].shards:
+                _discard(out, source)
+                if not splits[name].left_out:
+                    raise InputError(f"{root}: the {name} split is empty")
+                first = splits[name].left_out[0]
+                raise InputError(f"no picture of the {name} split can be read ({first.file}: {first.reason})")
+            if strict and splits[name].left_out:
+                first, count = splits[name].left_out[0], len(splits[name].left_out)
+                _discard(out, source)  # or the command could not be repeated with the picture mended
+                raise InputError(f"--strict: {first.file} cannot be used ({first.reason}), {count} such in {name}")
+        listing.close()
+        dataset = Dataset(
+            root=out,
+            classes=source.classes,
+            words={name: source.words[name] for name in source.classes if name in source.words},
+            splits=splits,
+            source=source.kind,
+            seed=seed,
+            size=size,
+            quality=quality,
+            max_pixels=max_pixels,
+            plan=plan,
+            versions={name: version(name) for name in ("numpy", "pillow", "simplejpeg", "xxhash")},
         )
-        if not splits[name].shards:
-            first = splits[name].left_out[0]
-            _discard(out, source.splits)
-            raise InputError(f"no picture of the {name} split can be read ({first.file}: {first.reason})")
-        if strict and splits[name].left_out:
-            first, count = splits[name].left_out[0], len(splits[name].left_out)
-            _discard(out, source.splits)  # or the command could not be repeated with the picture mended
-            raise InputError(f"--strict: {first.file} cannot be used ({first.reason}), {count} such in {name}")
-    versions = {"pillow": PIL.__version__, "numpy": np.__version__}
-    dataset = Dataset(out, source.classes, splits, size, quality, seed, "folders", plan, versions)
-    dataset.save()
-    (out / PLAN).unlink()
+        dataset.save()
+        _clear(out)
+        return dataset
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Makes the folder, keeps other commands out of it meanwhile, and removes it again when nothing came of it."""
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
+    try:
+        with locked(out):
+            yield
+    finally:
+        if made and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _stamp(source: Source) -> str:
+    """Identifies archives by their names and lengths."""
+    return repr([(str(path.relative_to(source.root)), path.stat().st_size) for path in source.containers])
+
+
+def _plan(options: Options, shard_size: int, seed: int, source: Source, pictures: str) -> str:
+    """Identifies what is to be written: the options, the classes, and what tells the pictures."""
+    told = [manifest.FORMAT, asdict(options), shard_size, seed, source.kind, source.classes, pictures]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _finished(out: Path, plan: str) -> Dataset | None:
+    """The data set if it is there already. Raises InputError when there is another."""
+    if not (out / manifest.FILE).exists():
+        return None
+    dataset = Dataset.load(out)
+    if dataset.plan != plan:
+        raise InputError(f"{out} holds another data set (other pictures or options): choose another --out or empty it")
+    for split in dataset.splits:
+        dataset.tars(split)
+    _clear(out)  # what a kill at the very end may have left
     return dataset
 
 
-def _plan(source: Source, size: int | None, quality: int, shard_size: int, seed: int) -> str:
-    """Identifies what is to be written: the options, and every file's place and bytes."""
-    digest = hashlib.sha256(json.dumps([manifest.FORMAT, size, quality, shard_size, seed, source.classes]).encode())
-    for split, pictures in source.splits.items():
-        for picture in pictures:
-            place = picture.path.relative_to(source.root)
-            digest.update(os.fsencode(f"\n{split} {_bytes(picture.path)} {place}"))
-    return digest.hexdigest()
-
-
-def _claim(out: Path, plan: str) -> Dataset | None:
-    """Makes the folder ready and clears what a killed run left; returns the data set if it is there already."""
-    if (out / manifest.FILE).exists():
-        dataset = Dataset.load(out)
-        if dataset.plan == plan:
-            for split in dataset.splits:
-                dataset.tars(split)
-            return dataset
-        raise InputError(f"{out} holds another data set (other pictures or options): choose another --out or empty it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        begun = (out / PLAN).read_text() if (out / PLAN).exists() else None
-        if begun != plan and (begun or any(out.glob("*.tar")) or any(out.glob("*.npz"))):
-            raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
-        for leftover in out.glob(".*.tmp-*"):
-            leftover.unlink()
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
+def _begin(out: Path, plan: str) -> None:
+    """Marks the folder as this plan's, and removes the half-written files of a killed run."""
+    begun = (out / PLAN).read_text() if (out / PLAN).exists() else None
+    if begun != plan and (begun or any(out.glob("*.tar")) or any(out.glob("*.npz"))):
+        raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
+    for leftover in out.glob(".*.tmp-*"):
+        leftover.unlink()
     with atomic_write(out / PLAN) as file:
         file.write(plan.encode())
-    return None
 
 
-def _discard(out: Path, splits: Iterable[str]) -> None:
+def _discard(out: Path, source: Source) -> None:
     """Removes what an unfinished conversion has written to a folder that it had claimed."""
-    for name in splits:
+    for name in source.splits:
         for path in [*out.glob(f"{name}-[0-9]*.tar"), *out.glob(f"{name}-[0-9]*.idx")]:
             path.unlink()
-    (out / PLAN).unlink()
+    _clear(out)
 
 
-def _samples(root: Path, pictures: Sequence[Picture], rng: np.random.Generator | None) -> list[Sample]:
-    """The split's samples in the order they are stored: as listed, or shuffled."""
-    named = list(zip(pictures, keys(pictures), strict=True))
-    order = range(len(named)) if rng is None else rng.permutation(len(named))
-    return [
-        Sample(picture.path, str(picture.path.relative_to(root)), key, picture.label, picture.wnid)
-        for picture, key in (named[i] for i in order)
+def _clear(out: Path) -> None:
+    """Removes the hidden files of a conversion. The plan goes last: as long as it is there, the rest is known."""
+    shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    for path in [*out.glob(".*.tmp-*"), *out.glob(".*.done"), out / LISTING, out / PLAN]:
+        path.unlink(missing_ok=True)
+
+
+def _write_split(
+    out: Path,
+    name: str,
+    source: Source,
+    listing: Listing,
+    options: Options,
+    shard_size: int,
+    processes: int,
+    seed: int,
+    plan: str,
+) -> Split:
+    ids, lengths = listing.lengths(name)
+    if name == "train":
+        order = np.random.default_rng(seed).permutation(len(ids))
+        ids, lengths = ids[order], lengths[order]
+    if options.size:
+        lengths[:] = _typical_length(source.root, listing.pictures(ids[:PROBED]), options)
+    jobs = [
+        (out / f"{name}-{number:06d}.tar", part, source.root, source.classes, options, plan)
+        for number, part in enumerate(_parts(ids, lengths, shard_size))
     ]
+    written = workers.run(write_shard, jobs, processes, f"shard {name}", len(ids))
+    pictures = np.concatenate([_table([]), *(shard.pictures for shard in written)])
+    counts = np.bincount(pictures[:, 0], minlength=len(source.classes))
+    changed = sum((Counter(shard.changed) for shard in written), Counter())
+    return Split(
+        shards=tuple(shard.shard for shard in written if shard.shard),
+        class_counts=tuple(counts.tolist()),
+        sizes=Sizes.of(pictures[:, 1:]),
+        left_out=tuple(left for shard in written for left in shard.left_out),
+        changed=dict(sorted(changed.items())),
+        scaled_down=sum(shard.scaled_down for shard in written),
+    )
 
 
-def _parts(samples: list[Sample], size: int | None, quality: int, shard_size: int) -> Iterator[list[Sample]]:
-    """Cuts the samples into shards of about `shard_size` bytes, each of one sample at least."""
-    if size is None:
-        lengths = [_bytes(sample.path) for sample in samples]
-    else:
-        lengths = [_typical_length(samples, size, quality)] * len(samples)
-    part, filled = [], 0
-    for sample, length in zip(samples, lengths, strict=True):
-        # Three headers, the class number's block, the description's block, and the picture in whole blocks
-        taken = 5 * BLOCK + _padded(length)
-        if part and filled + taken > shard_size:
-            yield part
-            part, filled = [], 0
-        part.append(sample)
-        filled += taken
-    if part:
-        yield part
+def _parts(ids: np.ndarray, lengths: np.ndarray, shard_size: int) -> list[np.ndarray]:
+    """Cuts a split into shards of equal size: of `shard_size` bytes at most, about, and of a small split some sixteen,
+    so that there is work for several processes."""
+    if not len(ids):
+        return []
+    # Three headers, the class number's block, the description's block, and the picture in whole blocks
+    filled = np.cumsum(5 * BLOCK + -(-np.maximum(lengths, 0) // BLOCK) * BLOCK)
+    number = max(-(-int(filled[-1]) // shard_size), min(MANY, int(filled[-1]) // SMALL), 1)
+    cuts = np.searchsorted(filled, filled[-1] * np.arange(1, number) / number)
+    return [part for part in np.split(ids, cuts) if len(part)]
 
 
-def _typical_length(samples: list[Sample], size: int, quality: int) -> int:
+def _typical_length(root: Path, pictures: list[Listed], options: Options) -> int:
     """Mean bytes of the first pictures as they will be stored; the same for the same source, so the plan is too."""
     lengths = []
-    for sample in samples[:PROBED]:
+    for picture in pictures:
         try:
-            lengths.append(len(prepare(sample.path.read_bytes(), size, quality).jpeg))
-        except (Unreadable, OSError):
+            lengths.append(len(prepare(_read(root, picture), **asdict(options)).jpeg))
+        except Unreadable:
             continue
     return sum(lengths) // len(lengths) if lengths else 0
 
 
-def _bytes(path: Path) -> int:
-    """A file's length; 0 for one that is gone, which reading it will tell."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _padded(length: int) -> int:
-    return -(-length // BLOCK) * BLOCK
-
-
-def _run(jobs: list[tuple], workers: int, label: str, total: int) -> list[Written]:
-    """Runs the jobs in worker processes, shows their progress, returns what they wrote in the jobs' order."""
-    context = multiprocessing.get_context("spawn")
-    images, stored, stop = context.Value("q", 0), context.Value("q", 0), context.Event()
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker, (images, stored, stop))
-    with pool, Progress(f"shard {label}", total) as progress:
-        try:
-            pending = futures = [pool.submit(_write_shard, *job) for job in jobs]
-            while pending:
-                ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    future.result()  # raises what the worker raised
-                progress.advance(images.value - progress.done, stored.value - progress.bytes)
-            return [future.result() for future in futures]
-        except BaseException:
-            # Ctrl-C, a full disk: the workers drop what they have in hand and clear it away
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _begin_worker(images, stored, stop) -> None:
-    """In each worker: Ctrl-C is the parent's to hear; the counters and the stop sign are the parent's too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _write_shard.shared = (images, stored, stop)
-
-
-class _Stopped(Exception):
-    """The parent asked the workers to stop."""
-
-
-def _write_shard(tar: Path, samples: list[Sample], size: int | None, quality: int) -> Written:
-    """Writes one tar and its index, and nothing when none of the samples can be read."""
-    images, stored, stop = _write_shard.shared
-    entries, left_out, reencoded = [], [], 0
+def write_shard(tar: Path, ids: np.ndarray, root: Path, classes: tuple, options: Options, plan: str) -> Written:
+    """Writes one tar, its index and then its note, and no tar when none of the samples can be read. What the note says
+    is done is not done again."""
+    note = tar.with_name(f".{tar.stem}.done")
+    if (written := _noted(note, tar, plan)) is not None:
+        workers.tick(len(ids), 0)
+        return written
+    listing = Listing.open(tar.with_name(LISTING))
+    entries, left_out, changed, scaled_down, stored = [], [], Counter(), 0, []
     digest, length = hashlib.sha256(), 0
     try:
         with atomic_write(tar) as file:
-            for sample in samples:
-                if stop.is_set():
-                    raise _Stopped
-                with images.get_lock():
-                    images.value += 1
+            for picture in listing.pictures(ids):
                 try:
-                    prepared = prepare(sample.path.read_bytes(), size, quality)
+                    prepared = prepare(_read(root, picture), options.size, options.quality, options.max_pixels)
                 except Unreadable as error:
-                    left_out.append(LeftOut(sample.file, str(error)))
+                    left_out.append(LeftOut(picture.name, str(error)))
+                    workers.tick(1, 0)
                     continue
-                except OSError as error:
-                    left_out.append(LeftOut(sample.file, error.strerror))
-                    continue
-                reencoded += prepared.reencoded and size is None
-                about = {
-                    "wnid": sample.wnid,
-                    "file": sample.file,
-                    "width": prepared.width,
-                    "height": prepared.height,
-                }
-                members = (
-                    ("jpg", prepared.jpeg),
-                    ("cls", str(sample.label).encode()),
-                    ("json", json.dumps(about).encode()),
-                )
-                components = []
-                for extension, data in members:
-                    name = f"{sample.key}.{extension}"
-                    components.append(f"{extension} {length + BLOCK} {len(data)} {name}")
-                    for block in _member(name, data):
-                        digest.update(block)
-                        file.write(block)
-                        length += len(block)
-                entries.append(" ".join(components))
-                with stored.get_lock():
-                    stored.value += len(prepared.jpeg)
+                pieces, parts = _sample(picture, prepared, classes[picture.label])
+                entries.append(entry(parts, length))
+                for piece in pieces:
+                    digest.update(piece)
+                    length += len(piece)
+                _write(file.fileno(), pieces)
+                changed.update([prepared.changed] if prepared.changed else [])
+                scaled_down += prepared.scaled_down
+                stored.append((picture.label, prepared.width, prepared.height))
+                workers.tick(1, len(prepared.jpeg))
             if not entries:
-                raise _Stopped
-            end = bytes(2 * BLOCK)
-            digest.update(end)
-            file.write(end)
+                raise _Empty
+            digest.update(END)
+            file.write(END)
         write_index(tar.with_suffix(".idx"), entries)
-    except _Stopped:
-        return Written(None, tuple(left_out), reencoded)
-    shard = Shard(tar.name, len(entries), length + 2 * BLOCK, digest.hexdigest())
-    return Written(shard, tuple(left_out), reencoded)
+        shard = Shard(tar.name, len(entries), length + len(END), digest.hexdigest())
+    except _Empty:
+        shard = None
+    finally:
+        listing.close()
+    written = Written(shard, tuple(left_out), dict(changed), scaled_down, _table(stored))
+    with atomic_write(note) as file:
+        file.write(json.dumps({"plan": plan, **written.note()}).encode())
+    return written
 
 
-def _member(name: str, data: bytes) -> Iterable[bytes]:
-    """A tar member's header, data and padding. Owner and time are fixed: the bytes depend on the content alone."""
-    header = tarfile.TarInfo(name)
-    header.size = len(data)
-    return header.tobuf(tarfile.USTAR_FORMAT), data, bytes(_padded(len(data)) - len(data))
+def _write(file: int, pieces: list[bytes]) -> None:
+    """All of the pieces in one system call, or in as many as it takes when the disk is nearly full."""
+    done = os.writev(file, pieces)
+    if done < sum(map(len, pieces)):
+        rest = memoryview(b"".join(pieces))[done:]
+        while rest:
+            rest = rest[os.write(file, rest) :]
+
+
+def _table(pictures: list) -> np.ndarray:
+    return np.array(pictures, np.int32).reshape(-1, 3)
+
+
+class _Empty(Exception):
+    """None of a shard's pictures can be read."""
+
+
+def _noted(note: Path, tar: Path, plan: str) -> Written | None:
+    """What a shard's note says, if it is of this plan and the tar and index are there."""
+    try:
+        told = json.loads(note.read_text())
+        if told.pop("plan") != plan:
+            return None
+        written = Written.of(told)
+        if written.shard and (tar.stat().st_size != written.shard.bytes or not tar.with_suffix(".idx").exists()):
+            return None
+        return written
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(root: Path, picture: Listed) -> bytes:
+    """A picture's bytes. Raises Unreadable when they are not there."""
+    if picture.length < 0:
+        raise Unreadable("not a regular file")
+    if picture.length > MOST_BYTES:
+        raise Unreadable(f"{picture.length} bytes are more than {MOST_BYTES}")
+    try:
+        file = os.open(os.path.join(os.fsencode(root), picture.file), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            data = os.pread(file, picture.length, picture.offset)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise Unreadable(error.strerror) from None
+    if len(data) < picture.length:
+        raise Unreadable("it became shorter while the data set was written")
+    return data
+
+
+def _sample(picture: Listed, prepared: Prepared, wnid: str) -> tuple[list[bytes], dict[str, tars.Member]]:
+    """A sample's bytes in the tar, in three pieces (the second is the picture), and where its parts lie in them."""
+    about = {
+        "wnid": wnid,
+        "file": picture.name,
+        "width": prepared.width,
+        "height": prepared.height,
+        "xxh3": xxhash.xxh3_64_hexdigest(prepared.jpeg),  # finds the one sample that a disk spoilt
+    }
+    parts, pieces, length = {}, [], 0
+    members = (("jpg", prepared.jpeg), ("cls", b"%d" % picture.label), ("json", json.dumps(about).encode()))
+    for extension, data in members:
+        name = f"{picture.key}.{extension}"
+        parts[extension] = tars.Member(name, length + BLOCK, len(data))
+        pieces += [tars.header(name.encode(), len(data)), data, bytes(padded(len(data)) - len(data))]
+        length += BLOCK + padded(len(data))
+    return [pieces[0], pieces[1], b"".join(pieces[2:])], parts

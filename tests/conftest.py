@@ -25,11 +25,10 @@ def images(tmp_path_factory):
 def data(images, tmp_path_factory):
     """The rendered pictures as a data set of several shards, with indices and statistics."""
     from pipeline.stats import complete
-    from shards.sources import find_folders
     from shards.writer import write_dataset
 
     out = tmp_path_factory.mktemp("sets") / "rendered"
-    dataset = write_dataset(find_folders(images), out, shard_size=400_000, workers=1)
+    dataset = write_dataset(images, out, shard_size=400_000, processes=1)
     complete(dataset)
     return out
 

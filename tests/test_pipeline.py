@@ -13,7 +13,6 @@ from pipeline.loader import Loader
 from pipeline.stats import Stats, complete, compute
 from shards.errors import InputError
 from shards.manifest import Dataset
-from shards.sources import find_folders
 from shards.writer import write_dataset
 
 # Mean absolute difference a picture may have from Pillow's rendering, on the 0..255 scale. Both decode with
@@ -37,8 +36,8 @@ def dataset(request, tmp_path_factory):
     if request.param == "rendered":
         return Dataset.load(request.getfixturevalue("data"))
     size = 256 if request.param.endswith("256") else None
-    source = find_folders(request.getfixturevalue("real_images"))
-    made = write_dataset(source, tmp_path_factory.mktemp("set") / "set", size=size, shard_size=2**21, workers=1)
+    source = request.getfixturevalue("real_images")
+    made = write_dataset(source, tmp_path_factory.mktemp("set") / "set", size=size, shard_size=2**21, processes=1)
     complete(made)
     return made
 

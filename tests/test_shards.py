@@ -4,36 +4,26 @@ import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
 import webdataset as wds
 from nvidia.dali import fn, pipeline_def
+from pictures import READABLE, UNREADABLE, encoded, noise
 from PIL import Image
 
-from shards import writer
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.images import Unreadable, prepare
 from shards.index import components, index_tar, read_index, write_index
-from shards.manifest import Dataset
-from shards.sources import Picture, find_folders, keys
+from shards.listing import Listing
+from shards.manifest import Dataset, Sizes
+from shards.sources import Picture
 from shards.synthetic import FORMS, render, render_folders
 from shards.writer import write_dataset
-
-
-def encoded(picture: Image.Image, kind="JPEG", **options) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def noise(mode="RGB", size=(40, 30)) -> Image.Image:
-    channels = len(Image.new(mode, (1, 1)).getbands())
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], channels), np.uint8).squeeze()
-    return Image.frombytes(mode, size, pixels.tobytes())
 
 
 def members(tar) -> dict[str, bytes]:
@@ -73,7 +63,7 @@ def test_dataset_json_counts_and_checksums(data):
 @pytest.mark.parametrize("size", [None, 256])
 def test_any_number_of_workers_writes_the_same_bytes(images, tmp_path, size):
     for workers in (1, 2):
-        write_dataset(find_folders(images), tmp_path / str(workers), size=size, shard_size=700_000, workers=workers)
+        write_dataset(images, tmp_path / str(workers), size=size, shard_size=700_000, processes=workers)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "12")
     assert one == two and len([name for name in one if name.endswith(".tar")]) > 3
 
@@ -83,14 +73,14 @@ def test_the_seed_decides_the_order_of_train(images, tmp_path):
         return [name for tar in Dataset.load(out).tars("train") for name in members(tar) if name.endswith(".jpg")]
 
     for seed in (0, 1):
-        write_dataset(find_folders(images), tmp_path / str(seed), seed=seed)
+        write_dataset(images, tmp_path / str(seed), seed=seed)
     first, second = (order(tmp_path / n) for n in "01")
     assert sorted(first) == sorted(second) and first != second and sorted(first) != first
 
 
 def test_squares_are_the_papers(images, tmp_path):
     out = tmp_path / "set"
-    write_dataset(find_folders(images), out, size=256, quality=100)
+    write_dataset(images, out, size=256, quality=100)
     stored = members(out / "train-000000.tar")
     for name in [name for name in stored if name.endswith(".json")][:10]:
         about = json.loads(stored[name])
@@ -149,64 +139,35 @@ def test_a_bad_index_is_refused_by_name(tmp_path, bad, complaint):
     assert read_index(path) == ["jpg 512 3 a.jpg"]
 
 
-@pytest.mark.parametrize(
-    "made, mode",
-    [
-        (encoded(noise("CMYK")), "RGB"),
-        (encoded(noise("RGB"), "PNG"), "RGB"),
-        (encoded(noise("RGBA"), "PNG"), "RGB"),
-        (encoded(noise("L"), "GIF"), "RGB"),
-        (encoded(Image.fromarray(np.full((30, 40), 30000, np.uint16)), "PNG"), "RGB"),
-    ],
-    ids=["cmyk", "png", "alpha", "gif", "16-bit"],
-)
-def test_other_pictures_become_rgb_jpegs(made, mode):
-    prepared = prepare(made, None, 95)
-    picture = Image.open(io.BytesIO(prepared.jpeg))
-    assert (picture.format, picture.mode, picture.size, prepared.reencoded) == ("JPEG", mode, (40, 30), True)
+def test_every_kind_of_picture_is_stored_or_named(tmp_path):
+    folder = tmp_path / "root" / "train" / "n01440764"
+    folder.mkdir(parents=True)
+    kinds = {**READABLE, **UNREADABLE}
+    for number, (made, _) in enumerate(kinds.values()):
+        (folder / f"n01440764_{number}.JPEG").write_bytes(made)
+    os.mkfifo(folder / "n01440764_pipe.JPEG")  # reading it would wait for ever
+    split = write_dataset(tmp_path / "root", tmp_path / "set").split("train")
+    assert split.samples == len(READABLE)
+    changed = [change for _, change in READABLE.values() if change]
+    assert split.changed == dict(sorted(Counter(changed).items()))
+    assert len(split.left_out) == len(UNREADABLE) + 1
+    reasons = {left.file: left.reason for left in split.left_out}
+    assert reasons["train/n01440764/n01440764_pipe.JPEG"] == "not a regular file"
+    for number, kind in enumerate(kinds):
+        name = f"train/n01440764/n01440764_{number}.JPEG"
+        assert (name in reasons) == (kind in UNREADABLE), kind
 
 
-def test_sixteen_bits_are_scaled_and_alpha_lies_on_white():
-    deep = encoded(Image.fromarray(np.full((30, 40), 257 * 100, np.uint16)), "PNG")
-    clear = encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 0)), "PNG")
-    for data, value in ((deep, 100), (clear, 255)):
-        pixels = np.asarray(Image.open(io.BytesIO(prepare(data, None, 95).jpeg)))
-        assert abs(pixels.astype(int) - value).max() <= 1
-
-
-@pytest.mark.parametrize("kind", ["RGB", "L"])
-def test_jpegs_keep_their_bytes(kind):
-    made = encoded(noise(kind))
-    assert prepare(made, None, 95).jpeg == made and prepare(made + bytes(100), None, 95).jpeg == made + bytes(100)
-
-
-def test_exif_orientation_is_seen():
-    picture = noise(size=(4, 3)).resize((40, 30), Image.Resampling.BILINEAR)  # smooth, so that JPEG keeps it
-    turned = picture.getexif()
-    turned[0x0112] = 6
-    made = encoded(picture, quality=100, exif=turned)
-    assert (prepare(made, None, 95).width, prepare(made, None, 95).height) == (30, 40)
-    upright = picture.rotate(-90, expand=True).resize((256, 341), Image.Resampling.BILINEAR)
-    upright = np.asarray(upright, float)[42:298]
-    seen = np.asarray(Image.open(io.BytesIO(prepare(made, 256, 100).jpeg)), float)
-    assert np.abs(seen - upright).mean() < 5 < np.abs(seen - upright[::-1]).mean()
-
-
-@pytest.mark.parametrize("size", [None, 256])
-@pytest.mark.parametrize(
-    "made, reason",
-    [
-        (b"", "empty"),
-        (b"hello, I am a text", "not a picture"),
-        (encoded(noise())[:-300], "truncated"),
-        (encoded(noise(), "PNG")[:-900], "truncated|broken|not a picture"),
-        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "pixels"),
-    ],
-    ids=["empty", "text", "truncated jpeg", "truncated png", "bomb"],
-)
-def test_what_is_no_whole_picture_is_unreadable(made, reason, size):
-    with pytest.raises(Unreadable, match=reason):
-        prepare(made, size, 95)
+def test_large_pictures_are_counted_and_the_largest_is_told(tmp_path):
+    folder = tmp_path / "root" / "train" / "a"
+    folder.mkdir(parents=True)
+    for number, size in enumerate([(40, 30), (300, 200), (30, 90), (500, 400)]):
+        (folder / f"{number}.jpg").write_bytes(encoded(noise(size=size)))
+    split = write_dataset(tmp_path / "root", tmp_path / "as-is").split("train")
+    assert (split.scaled_down, split.sizes) == (0, Sizes(500, 400, 200_000, (30, 30, 200, 400, 400)))
+    split = write_dataset(tmp_path / "root", tmp_path / "limited", max_pixels=50_000).split("train")
+    assert split.scaled_down == 2 and split.sizes.pixels <= 50_000 and split.changed == {}
+    assert Dataset.load(tmp_path / "limited").max_pixels == 50_000
 
 
 def spoilt(images, tmp_path):
@@ -222,9 +183,9 @@ def spoilt(images, tmp_path):
 
 def test_unreadable_files_are_left_out_and_named(images, tmp_path):
     root = spoilt(images, tmp_path)
-    dataset = write_dataset(find_folders(root), tmp_path / "set")
+    dataset = write_dataset(root, tmp_path / "set")
     split = Dataset.load(tmp_path / "set").split("train")
-    assert split.samples == 97 and split.reencoded == 1
+    assert split.samples == 97 and split.changed == {"PNG": 1} and sum(split.class_counts) == 97
     reasons = {left.file.rsplit("/", 1)[1]: left.reason for left in split.left_out}
     assert reasons["notes.txt"] == "not a picture"
     assert reasons["broken.JPEG"].startswith("truncated") and "No such file" in reasons["gone.JPEG"]
@@ -233,59 +194,34 @@ def test_unreadable_files_are_left_out_and_named(images, tmp_path):
 
 def test_strict_refuses_them(images, tmp_path):
     with pytest.raises(InputError, match=r"--strict: train/\w+/\w+\.\w+ cannot be used .* 3 such in train"):
-        write_dataset(find_folders(spoilt(images, tmp_path)), tmp_path / "set", strict=True)
-    assert not list((tmp_path / "set").iterdir())
-    write_dataset(find_folders(images), tmp_path / "set", strict=True)  # mended, the command goes through
+        write_dataset(spoilt(images, tmp_path), tmp_path / "set", strict=True)
+    assert not (tmp_path / "set").exists()
+    write_dataset(images, tmp_path / "set", strict=True)  # mended, the command goes through
 
 
 def test_nothing_left_is_an_error(tmp_path):
     (tmp_path / "root/train/a").mkdir(parents=True)
     (tmp_path / "root/train/a/x.JPEG").write_text("no")
     with pytest.raises(InputError, match=r"no picture of the train split can be read \(train/a/x\.JPEG: not a picture"):
-        write_dataset(find_folders(tmp_path / "root"), tmp_path / "set")
+        write_dataset(tmp_path / "root", tmp_path / "set")
     assert not list((tmp_path / "set").glob("*.tar"))
-
-
-@pytest.mark.parametrize(
-    "folders, complaint",
-    [
-        (None, "no folder"),
-        ([], "is empty"),
-        (["val/a"], "no folder train"),
-        (["train"], "no class folders"),
-        (["train/a"], "class folders are empty"),
-        (["train/a/x", "val/b/x"], "val/b is a class that train lacks"),
-        (["train/a/x", "val"], "val holds no class folders"),
-    ],
-)
-def test_roots_that_hold_no_imagenet(tmp_path, folders, complaint):
-    root = tmp_path / "root"
-    for folder in folders if folders is not None else ():
-        (root / folder).mkdir(parents=True)
-        if folder.endswith("x"):
-            (root / folder).rmdir()
-            (root / folder).touch()
-    if folders == []:
-        root.mkdir()
-    with pytest.raises(InputError, match=complaint):
-        find_folders(root)
 
 
 def test_a_folder_with_another_data_set_is_refused(images, data, tmp_path):
     out = tmp_path / "set"
-    first = write_dataset(find_folders(images), out, seed=0)
+    first = write_dataset(images, out, seed=0)
     stamps = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    assert write_dataset(find_folders(images), out, seed=0) == first  # the same: nothing is done
+    assert write_dataset(images, out, seed=0) == first  # the same: nothing is done
     assert stamps == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     with pytest.raises(InputError, match="holds another data set"):
-        write_dataset(find_folders(images), out, seed=1)
+        write_dataset(images, out, seed=1)
     (out / "dataset.json").unlink()
     with pytest.raises(InputError, match="parts of another data set"):
-        write_dataset(find_folders(images), out, seed=1)
+        write_dataset(images, out, seed=1)
     (tmp_path / "stale").mkdir()
     (tmp_path / "stale" / "stats.npz").touch()  # another set's mean would be taken for this one's
     with pytest.raises(InputError, match="parts of another data set"):
-        write_dataset(find_folders(images), tmp_path / "stale")
+        write_dataset(images, tmp_path / "stale")
 
 
 def test_a_tar_cut_short_is_named(data, tmp_path):
@@ -296,25 +232,10 @@ def test_a_tar_cut_short_is_named(data, tmp_path):
         Dataset.load(tmp_path / "set").tars("train")
 
 
-def test_a_killed_conversion_is_taken_up(images, tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "set"
-    write_dataset(find_folders(images), whole, shard_size=700_000)
-    shutil.copytree(whole, out)
-    # As a kill leaves it: no dataset.json, the plan still there, a half-written file
-    plan = Dataset.load(whole).plan
-    (out / "dataset.json").unlink()
-    (out / "train-000002.tar").rename(out / ".train-000002.tar.tmp-77")
-    (out / writer.PLAN).write_text(plan)
-    with pytest.raises(InputError, match=r"dataset\.json"):
-        Dataset.load(out)
-    write_dataset(find_folders(images), out, shard_size=700_000)
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
-
-
 def test_an_unwritable_folder_is_named(images, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out .*file/set cannot be written"):
-        write_dataset(find_folders(images), tmp_path / "file" / "set")
+        write_dataset(images, tmp_path / "file" / "set")
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
@@ -331,9 +252,15 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
 
 def test_keys_are_unique_and_plain(tmp_path):
     def of(*files):
-        return keys([Picture(tmp_path / file, 0, file.split("/")[0]) for file in files])
+        listing = Listing(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        classes = sorted({file.split("/")[0] for file in files})
+        pictures = [Picture(file, 0, 0, file, classes.index(file.split("/")[0])) for file in files]
+        listing.add("val", [Picture("x", 0, 0, "x", 0)], classes)  # another split's keys are its own
+        listing.add("train", pictures, classes)
+        return [picture.key for picture in listing.pictures(listing.lengths("train")[0])]
 
     assert of("n01/n01_1.JPEG", "n02/n02_1.JPEG") == ["n01_1", "n02_1"]
+    assert of("cat/x.jpg", "dog/1.jpg") == ["x", "1"]
     assert of("cat/1.jpg", "dog/1.jpg") == ["cat_1", "dog_1"]
     assert of("cat/1.jpg", "cat/1.png") == ["cat_1_jpg", "cat_1_png"]
     assert of("cat/a b.jpg", "cat/a.b.jpg", "cat/a_b.jpg") == ["000000000", "000000001", "000000002"]

@@ -11,7 +11,6 @@ from pipeline.loader import Loader
 from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.manifest import Dataset
-from shards.sources import find_folders
 from shards.synthetic import render_folders
 from shards.writer import write_dataset
 from trainer import checkpoint, loop, metrics
@@ -37,7 +36,7 @@ def run(out: Path, short: bool, device: str) -> dict:
         f"{steps} steps,\nso that it learns while you wait; `train` by default does what the paper does."
     )
     render_folders(images, classes=CLASSES, train=train, val=val, seed=0)
-    dataset = write_dataset(find_folders(images), data, size=256, shard_size=16 * 2**20)
+    dataset = write_dataset(images, data, size=256, shard_size=16 * 2**20)
     complete(dataset)
     loop.train(data, run_folder, gpus=gpus, device=device, steps=steps, log_every=20, eval_every=4, **RECIPE)
 

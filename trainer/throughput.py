@@ -27,7 +27,6 @@ from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
-from shards.sources import find_folders
 from shards.synthetic import render_folders
 from shards.writer import write_dataset
 from trainer.alexnet import AlexNet
@@ -53,7 +52,7 @@ def bench(
         if data is None:
             data = Path(folder) / "shards"
             render_folders(Path(folder) / "images", classes=10, train=512, val=0, seed=0)
-            complete(write_dataset(find_folders(Path(folder) / "images"), data))
+            complete(write_dataset(Path(folder) / "images", data))
             described = "512 rendered pictures"
         else:
             described = str(data)

@@ -1,0 +1,93 @@
+"""A data set in a table that a person reads."""
+
+from typing import Any
+
+import numpy as np
+
+from shards.manifest import Dataset
+
+SCHEMA = 1
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What `info --json` prints: counts of each split, its picture sizes (pixels) and its class balance."""
+    splits = {}
+    for name, split in dataset.splits.items():
+        counts = np.array(split.class_counts or (0,))
+        percentiles = zip(split.sizes.PERCENTILES, split.sizes.shorter_side, strict=True)
+        splits[name] = {
+            "samples": split.samples,
+            "shards": len(split.shards),
+            "bytes": split.bytes,
+            "bytes_per_sample": round(split.bytes / max(1, sum(shard.samples for shard in split.shards))),
+            "largest_width": split.sizes.width,
+            "largest_height": split.sizes.height,
+            "most_pixels": split.sizes.pixels,
+            "shorter_side_percentiles": {str(percent): side for percent, side in percentiles},
+            "samples_per_class": {
+                "min": int(counts.min()),
+                "median": float(np.median(counts)),
+                "max": int(counts.max()),
+                "empty_classes": int((counts == 0).sum()),
+            },
+            "left_out": len(split.left_out),
+            "quarantined": len(split.quarantined),
+            "changed": split.changed,
+            "scaled_down": split.scaled_down,
+        }
+    told = ("source", "seed", "size", "quality", "max_pixels")
+    return {
+        "schema": SCHEMA,
+        "root": str(dataset.root),
+        "classes": len(dataset.classes),
+        **{name: getattr(dataset, name) for name in told},
+        "fingerprint": dataset.fingerprint,
+        "splits": splits,
+    }
+
+
+def table(about: dict[str, Any]) -> str:
+    """The same for a person: a line a fact, a column a split."""
+    splits = about["splits"].values()
+
+    def sizes(split: dict) -> str:
+        return " / ".join(str(side) for side in split["shorter_side_percentiles"].values())
+
+    def balance(split: dict) -> str:
+        counts = split["samples_per_class"]
+        return f"{counts['min']} / {counts['median']:g} / {counts['max']}"
+
+    def changed(split: dict) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in split["changed"].items()) or "0"
+
+    rows = [
+        ("samples", [f"{split['samples']:,}" for split in splits]),
+        ("shards", [f"{split['shards']:,}" for split in splits]),
+        ("size", [_bytes(split["bytes"]) for split in splits]),
+        ("a sample", [_bytes(split["bytes_per_sample"]) for split in splits]),
+        ("largest picture", [f"{split['largest_width']} wide, {split['largest_height']} high" for split in splits]),
+        ("shorter side, 0/10/50/90/100 %", [sizes(split) for split in splits]),
+        ("a class, min/median/max", [balance(split) for split in splits]),
+        ("classes with none", [str(split["samples_per_class"]["empty_classes"]) for split in splits]),
+        ("left out", [f"{split['left_out']:,}" for split in splits]),
+        ("quarantined", [f"{split['quarantined']:,}" for split in splits]),
+        ("encoded anew", ["all" if about["size"] else changed(split) for split in splits]),
+        ("scaled down", [f"{split['scaled_down']:,}" for split in splits]),
+    ]
+    stored = f"stored {about['size']} x {about['size']}, quality {about['quality']}" if about["size"] else "of own size"
+    seed = f", seed {about['seed']}" if about["seed"] is not None else ""
+    lines = [f"{about['root']}: {about['classes']:,} classes from {about['source']}, pictures {stored}{seed}"]
+    widths = [max(len(row[1][i]) for row in rows) for i in range(len(about["splits"]))]
+    widths = [max(width, len(name)) for width, name in zip(widths, about["splits"], strict=True)]
+    for fact, values in [("", list(about["splits"])), *rows]:
+        cells = "  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
+        lines.append(f"{fact:<31} {cells}".rstrip())
+    return "\n".join(lines)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,119 @@
+"""A conversion's pictures, on disk: a million file names would otherwise be held in memory by every process."""
+
+import hashlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from shards.sources import Picture
+
+LONGEST_KEY = 80  # a tar's plain header holds names of 100 bytes
+CHUNK = 500  # rows asked for at once
+
+
+class Listed(NamedTuple):
+    """A picture to store: the stretch of a file that it is, its name in the source, its class number and its key."""
+
+    file: bytes
+    offset: int
+    length: int
+    name: str
+    label: int
+    key: str
+
+
+# Keys are file names without suffix where these are unique in the split, else with the class before them, and with
+# the suffix behind, else numbers. A key ends at the first dot, and DALI's index separates by blanks
+SCHEMES = (
+    lambda name, wnid: os.path.splitext(os.path.basename(name))[0],
+    lambda name, wnid: f"{wnid}_{os.path.splitext(os.path.basename(name))[0]}",
+    lambda name, wnid: f"{wnid}_{os.path.basename(name)}",
+)
+
+
+def key_of(name: str, wnid: str, scheme: int) -> str:
+    """A sample's key by one of SCHEMES, of plain letters only."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", SCHEMES[scheme](name, wnid))
+
+
+class Listing:
+    """A table of pictures in the file `path`, one split after the other, each in its source's order."""
+
+    def __init__(self, path: Path):
+        # Nothing here outlives a crash: a conversion that is taken up again lists anew
+        self.table = sqlite3.connect(path, isolation_level=None)
+        self.table.executescript("pragma journal_mode = off; pragma synchronous = off; pragma temp_store = file")
+        self.table.execute(
+            "create table if not exists picture (id integer primary key, split text, file blob, offset integer, "
+            "length integer, name text, label integer, key text)"
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> "Listing":
+        """One that is complete, to read from."""
+        listing = cls.__new__(cls)
+        listing.table = sqlite3.connect(f"file:{_quoted(path)}?mode=ro&immutable=1", uri=True)
+        return listing
+
+    def close(self) -> None:
+        self.table.close()
+
+    def add(self, split: str, pictures: Iterable[Picture], classes: Sequence[str]) -> None:
+        """Adds a split's pictures and gives them their keys."""
+        self.table.execute("begin")
+        self.table.executemany(
+            "insert into picture (split, file, offset, length, name, label) values (?, ?, ?, ?, ?, ?)",
+            ((split, os.fsencode(file), *rest, _plain(name), label) for file, *rest, name, label in pictures),
+        )
+        for scheme in range(len(SCHEMES)):
+            self.table.create_function(
+                "key_of", 2, lambda name, label, scheme=scheme: key_of(name, classes[label], scheme), deterministic=True
+            )
+            self.table.execute("update picture set key = key_of(name, label) where split = ?", [split])
+            query = "select count(*) - count(distinct key), max(length(key)) from picture where split = ?"
+            repeated, longest = self.table.execute(query, [split]).fetchone()
+            if not repeated and (longest or 0) <= LONGEST_KEY:
+                break
+        else:
+            first = "(select min(id) from picture where split = ?1)"
+            self.table.execute(f"update picture set key = printf('%09d', id - {first}) where split = ?1", [split])
+        self.table.execute("commit")
+
+    def lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """A split's ids and the bytes of its pictures, int64, in the source's order."""
+        rows = self.table.execute("select id, length from picture where split = ? order by id", [split])
+        flat = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 2)
+        return flat[:, 0], flat[:, 1]
+
+    def pictures(self, ids: Sequence[int]) -> list[Listed]:
+        """The pictures of these ids, in their order."""
+        found = {}
+        for begin in range(0, len(ids), CHUNK):
+            some = [int(identity) for identity in ids[begin : begin + CHUNK]]
+            marks = ",".join("?" * len(some))
+            query = f"select id, file, offset, length, name, label, key from picture where id in ({marks})"
+            found.update((row[0], Listed(*row[1:])) for row in self.table.execute(query, some))
+        return [found[int(identity)] for identity in ids]
+
+    def digest(self) -> str:
+        """SHA-256 over every picture's split, name and length."""
+        digest = hashlib.sha256()
+        for row in self.table.execute("select split, name, length from picture order by id"):
+            digest.update(repr(row).encode())
+        return digest.hexdigest()
+
+
+def _plain(name: str) -> str:
+    """File names are bytes; what is no UTF-8 is spelt out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _quoted(path: Path) -> str:
+    from urllib.parse import quote
+
+    return quote(str(path.absolute()))
