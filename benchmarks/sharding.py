@@ -42,7 +42,7 @@ from shards.writer import write_dataset
 SIZE = 256
 SHARD = 256 * 2**20  # bytes, of ours and ShardWriter's tars alike
 SHM = Path("/dev/shm")
-FEW, SMALL_SHARD = 2000, 2**20  # memory: pictures, and bytes of a tar, so that four processes have work even then
+FEW, SMALL_SHARD = 10_000, 2**20  # memory: pictures, and bytes of a tar, so that four processes have work even then
 MEMORY_PROCESSES, MEMORY_LIMIT = 4, 1024  # MiB
 SAMPLED_EVERY = 0.05  # seconds
 IMAGENET = 1_281_167  # pictures of its train split

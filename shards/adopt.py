@@ -1,5 +1,6 @@
 """Describes WebDataset tars that others made, so that they can be trained on as they are. No tar is written to."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from shards import labels, tars, workers
 from shards.errors import InputError
 from shards.examine import examine, sha256
 from shards.files import locked
-from shards.index import entry, read_index, write_index
+from shards.index import entry, plain, read_index, write_index
 from shards.manifest import Dataset, Quarantined, Shard, Sizes, Split
 from shards.sources import label_names, tars_by_split
 
@@ -73,12 +74,16 @@ class Adopted:
 def adopt_tar(tar: Path) -> Adopted:
     """Describes a tar and writes its index where it has none."""
     entries, bad, pictures, told, count = [], [], [], {}, 0
+    # Keys tell samples apart, so that of several with one key none can be told
+    times = Counter(plain(sample.key) for sample in tars.samples(tar))
     with tars.opened(tar) as file:
         for sample in tars.samples(tar):
             found = examine(file, str(tar), sample, decode=False)
             count += 1
-            if found.wrong:
-                bad.append(Quarantined(tar.name, sample.key, found.wrong))
+            key = plain(sample.key)
+            wrong = "its key comes twice in the shard" if times[key] > 1 else found.wrong
+            if wrong:
+                bad.append(Quarantined(tar.name, key, wrong))
             else:
                 entries.append(entry(sample.parts))
                 pictures.append((found.label, found.width, found.height))

@@ -49,9 +49,11 @@ def examine(file: int, where: str, sample: tars.TarSample, decode: bool) -> Foun
     if isinstance(checksum, str) and checksum != xxhash.xxh3_64_hexdigest(data):
         return found("its bytes are not those that were written (xxh3)")
     try:
-        width, height = images.dimensions(data)
+        width, height, kind = images.look(data)
     except images.Unreadable as error:
         return found(str(error))
+    if kind in images.UNDECODABLE:
+        return found(f"DALI decodes no {kind}: `python cli.py shard` stores it as another JPEG, if it can be read")
     wrong = None
     if decode:
         wrong, complaint = images.check(data)

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 MOST_PIXELS = 64 * 2**20  # above this a picture is taken for a decompression bomb; ImageNet's largest has 29 million
 MOST_BYTES = 256 * 2**20  # and a file above this for no picture
 ORIENTATION = 0x0112  # EXIF tag
+UNDECODABLE = ("GIF", "12-bit JPEG", "arithmetic or lossless JPEG")  # kinds that DALI's decoders refuse
 SAMPLINGS = {(): "grey", ((1, 1),) * 3: "444", ((2, 1), (1, 1), (1, 1)): "422", ((2, 2), (1, 1), (1, 1)): "420"}
 
 # Frame headers: all but 0xC4, 0xC8 and 0xCC of 0xC0..0xCF. Baseline, extended and progressive Huffman are read anywhere
@@ -125,20 +126,23 @@ def check(data: bytes) -> tuple[str | None, str | None]:
         return _reason(error), None
 
 
-def dimensions(data: bytes) -> tuple[int, int]:
-    """A picture's width and height as a viewer sees them, from its header alone. Raises Unreadable."""
+def look(data: bytes) -> tuple[int, int, str]:
+    """A picture's width and height as a viewer sees them, and its kind ("JPEG", "CMYK JPEG", "PNG", ...), from its
+    header alone. Raises Unreadable."""
     try:
         jpeg = jpeg_header(data)
         if jpeg:
-            sides, orientation = (jpeg.width, jpeg.height), jpeg.orientation
+            sides, orientation, kind = (jpeg.width, jpeg.height), jpeg.orientation, jpeg.odd or "JPEG"
         else:
             opened = Image.open(io.BytesIO(data))
-            sides, orientation = opened.size, opened.getexif().get(ORIENTATION, 1)
+            _not_too_large(*opened.size)
+            sides, orientation, kind = opened.size, opened.getexif().get(ORIENTATION, 1), opened.format
     except Unreadable:
         raise
     except Exception as error:
         raise Unreadable(_reason(error)) from None
-    return sides[::-1] if orientation in TURNS_SIDES else sides
+    width, height = sides[::-1] if orientation in TURNS_SIDES else sides
+    return width, height, kind
 
 
 def scaled_square(picture: Image.Image, size: int) -> Image.Image:

@@ -45,10 +45,15 @@ def entry(parts: Mapping[str, tars.Member], begin: int = 0) -> str:
     """A sample's line, its parts' offsets being counted from byte `begin` of the tar. Blanks separate, so a name's own
     become underscores; a part whose extension has some is left out (nothing could ask for it)."""
     return " ".join(
-        f"{extension} {begin + offset} {size} {NOT_PLAIN.sub('_', name)}"
+        f"{extension} {begin + offset} {size} {plain(name)}"
         for extension, (name, offset, size) in parts.items()
         if not NOT_PLAIN.search(extension)
     )
+
+
+def plain(key: str) -> str:
+    """A sample's key as an index spells it."""
+    return NOT_PLAIN.sub("_", key)
 
 
 def components(entry: str) -> list[list[str]]:
@@ -60,4 +65,4 @@ def components(entry: str) -> list[list[str]]:
 def index_tar(tar: Path, without: set[str] = frozenset()) -> list[str]:
     """The samples' lines of a tar, from its headers, but for those with the keys `without`. Raises InputError when it
     cannot be read as a tar."""
-    return [entry(sample.parts) for sample in tars.samples(tar) if sample.key not in without]
+    return [entry(sample.parts) for sample in tars.samples(tar) if plain(sample.key) not in without]

@@ -67,14 +67,18 @@ class Listing:
         """Adds a split's pictures and gives them their keys."""
         self.table.execute("begin")
         self.table.executemany(
-            "insert into picture (split, file, offset, length, name, label) values (?, ?, ?, ?, ?, ?)",
-            ((split, os.fsencode(file), *rest, _plain(name), label) for file, *rest, name, label in pictures),
+            "insert into picture (split, file, offset, length, name, label, key) values (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (split, os.fsencode(file), offset, length, _plain(name), label, key_of(name, classes[label], 0))
+                for file, offset, length, name, label in pictures
+            ),
         )
         for scheme in range(len(SCHEMES)):
             self.table.create_function(
                 "key_of", 2, lambda name, label, scheme=scheme: key_of(name, classes[label], scheme), deterministic=True
             )
-            self.table.execute("update picture set key = key_of(name, label) where split = ?", [split])
+            if scheme:
+                self.table.execute("update picture set key = key_of(name, label) where split = ?", [split])
             query = "select count(*) - count(distinct key), max(length(key)) from picture where split = ?"
             repeated, longest = self.table.execute(query, [split]).fetchone()
             if not repeated and (longest or 0) <= LONGEST_KEY:

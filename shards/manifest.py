@@ -184,7 +184,8 @@ class Dataset:
         for name, split in self.splits.items():
             parts += [name, *(shard.sha256 for shard in split.shards)]
             parts += [f"{sample.shard} {sample.key}" for sample in split.quarantined]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        # A class folder's name may be no UTF-8
+        return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 def _dataset(root: Path, content: dict[str, Any]) -> Dataset:

@@ -62,8 +62,9 @@ def find_parquet(root: Path, scratch: Path | None, processes: int) -> Source:
     def pictures(group: list[Path]) -> Iterator[Picture]:
         jobs = [(path, scratch / f"{path.name}.bytes") for path in group]
         total = sum(summaries[path]["rows"] for path in group)
-        laid = workers.run(lay_down, jobs, processes, "lay down parquet", total)
-        for (path, plain), rows in zip(jobs, laid, strict=True):
+        workers.run(lay_down, jobs, processes, "lay down parquet", total)
+        for path, plain in jobs:
+            rows = json.loads(plain.with_suffix(".json").read_text())["rows"]
             for number, (offset, length, name, label) in enumerate(rows):
                 yield Picture(str(plain.absolute()), offset, length, f"{path.name}/{name or number}", label)
 
@@ -88,15 +89,15 @@ def summarise(path: Path) -> dict:
     return {"told": told, "names": names, "rows": rows}
 
 
-def lay_down(path: Path, plain: Path) -> list[tuple[int, int, str, int]]:
-    """Writes a file's pictures to `plain`, one after the other, and tells (offset, length, name, label) of each. What
-    an earlier run laid down of the same file is used as it is."""
+def lay_down(path: Path, plain: Path) -> None:
+    """Writes a file's pictures to `plain`, one after the other, and then (offset, length, name, label) of each to a
+    `.json` beside it. What an earlier run laid down of the same file is left as it is."""
     about, stamp = plain.with_suffix(".json"), [path.stat().st_size, path.stat().st_mtime_ns]
     if plain.exists() and about.exists():
         known = json.loads(about.read_text())
         if known["of"] == stamp and plain.stat().st_size == known["bytes"]:
             workers.tick(len(known["rows"]), known["bytes"])
-            return known["rows"]
+            return
     plain.parent.mkdir(exist_ok=True)
     rows, length = [], 0
     with _opened(path) as source, atomic_write(plain) as file:
@@ -108,7 +109,6 @@ def lay_down(path: Path, plain: Path) -> list[tuple[int, int, str, int]]:
             workers.tick(1, len(data))
     with atomic_write(about) as file:
         file.write(json.dumps({"of": stamp, "bytes": length, "rows": rows}).encode())
-    return rows
 
 
 def _pyarrow():

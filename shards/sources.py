@@ -24,6 +24,7 @@ KINDS = {
     "parquet": "ROOT/data/train-*.parquet, or in ROOT itself",
     "webdataset": "ROOT/*train*.tar of .jpg and .cls members",
 }
+EXPECTED = f"expected {KINDS['folders']}, or another layout of docs/shards.md ({', '.join(KINDS)})"
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 OFFICIAL = "ILSVRC2012_img_"  # so begin the names of all the official archives, some of which are of no use here
 MOST_CLASSES = 10**6  # a class number above is a mistake, or was made to harm
@@ -64,7 +65,7 @@ def find(root: Path, kind: str = "auto", scratch: Path | None = None, processes:
     how many may read. Raises: InputError saying what is missing.
     """
     if not root.is_dir():
-        raise InputError(f"--imagenet-root {root} is no folder: expected one of\n{_layouts()}")
+        raise InputError(f"--imagenet-root {root} is no folder: {EXPECTED}")
     if kind == "auto":
         kind = detect(root)
     if kind == "parquet":
@@ -94,11 +95,7 @@ def detect(root: Path) -> str:
     if found:
         raise InputError(f"--imagenet-root {root} holds {' and '.join(found)}: say which with --source")
     what = "is empty" if not any(root.iterdir()) else "holds none of the known layouts"
-    raise InputError(f"--imagenet-root {root} {what}: expected one of\n{_layouts()}")
-
-
-def _layouts() -> str:
-    return "\n".join(f"  {kind:<12}{layout}" for kind, layout in KINDS.items())
+    raise InputError(f"--imagenet-root {root} {what}: {EXPECTED}")
 
 
 # Class folders

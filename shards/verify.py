@@ -1,6 +1,7 @@
 """Proves a data set whole, or names what is not. No tar is written to."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,9 @@ import xxhash
 
 from shards import manifest, tars, workers
 from shards.errors import InputError
-from shards.examine import examine, sha256
+from shards.examine import Found, examine, sha256
 from shards.files import locked
-from shards.index import components, entry, read_index, write_index
+from shards.index import components, entry, plain, read_index, write_index
 from shards.manifest import Dataset, Quarantined, Shard
 
 SCHEMA = 1
@@ -93,7 +94,7 @@ def verify_shard(
         report.damaged.append(Problem(split, shard.name, None, reason))
 
     try:
-        indexed = {sample.key: sample for sample in map(_indexed, read_index(tar.with_suffix(".idx")))}
+        indexed = {plain(sample.key): sample for sample in map(_indexed, read_index(tar.with_suffix(".idx")))}
     except InputError as error:
         damaged(str(error))
         indexed = None
@@ -103,22 +104,32 @@ def verify_shard(
             if (length := os.fstat(file).st_size) != shard.bytes:
                 damaged(f"it has {length} bytes, and {manifest.FILE} says {shard.bytes}")
             found: dict[str, tars.TarSample] = {}
-            walked = 0
+            times: Counter[str] = Counter()
             try:
                 for sample in tars.samples(tar):
-                    if sample.key in found:
-                        report.bad.append(Problem(split, shard.name, sample.key, "its key comes twice in the shard"))
-                    found[sample.key] = sample
-                    walked += 1
+                    found[plain(sample.key)] = sample
+                    times[plain(sample.key)] += 1
             except InputError as error:
                 damaged(str(error))
-            for sample in {**found, **(indexed or {})}.values():
-                if sample.key not in quarantined:
-                    _verify_sample(file, split, shard, sample, classes, decode, report)
+            for key, sample in {**found, **(indexed or {})}.items():
+                if key in quarantined:
+                    continue
+                if times[key] > 1:
+                    # The index leaves a sample out by its key, so all of them go
+                    repeated = Problem(split, shard.name, key, "its key comes twice in the shard")
+                    report.bad += [repeated] * times[key]
+                    continue
+                seen = examine(file, shard.name, sample, decode)
+                if wrong := seen.wrong or _misnamed(seen, classes):
+                    report.bad.append(Problem(split, shard.name, key, wrong))
+                elif seen.complaint:
+                    report.complaints.append(Problem(split, shard.name, key, seen.complaint))
+                report.samples += 1
+                workers.tick(1, sample.picture.size if sample.picture else 0)
             if indexed is not None and not report.damaged:
                 _compare(found, indexed, quarantined, damaged)
-            if walked != shard.samples and not report.damaged:
-                damaged(f"it holds {walked} samples, and {manifest.FILE} says {shard.samples}")
+            if times.total() != shard.samples and not report.damaged:
+                damaged(f"it holds {times.total()} samples, and {manifest.FILE} says {shard.samples}")
         report.bytes = length
         if sha256(tar) != shard.sha256 and not (report.damaged or report.bad or quarantined):
             damaged("its bytes changed (SHA-256) although no picture or class in it did: bring an undamaged copy")
@@ -127,27 +138,15 @@ def verify_shard(
     return report, hashes
 
 
-def _verify_sample(
-    file: int,
-    split: str,
-    shard: Shard,
-    sample: tars.TarSample,
-    classes: tuple[str, ...],
-    decode: bool,
-    report: Report,
-) -> None:
-    seen = examine(file, shard.name, sample, decode)
-    wrong = seen.wrong
-    if wrong is None and seen.label >= len(classes):
-        wrong = f"its class number {seen.label} is none of the {len(classes)} classes"
-    if wrong is None and seen.told is not None and seen.told != classes[seen.label]:
-        wrong = f"its class number {seen.label} is {classes[seen.label]} and it says {seen.told}"
-    if wrong:
-        report.bad.append(Problem(split, shard.name, sample.key, wrong))
-    elif seen.complaint:
-        report.complaints.append(Problem(split, shard.name, sample.key, seen.complaint))
-    report.samples += 1
-    workers.tick(1, sample.picture.size if sample.picture else 0)
+def _misnamed(seen: Found, classes: tuple[str, ...]) -> str | None:
+    """What is wrong with a sample's class number, None for nothing."""
+    if seen.label >= len(classes):
+        return f"its class number {seen.label} is none of the {len(classes)} classes"
+    name = classes[seen.label]
+    # A class whose samples disagree on its name is called by its number
+    if seen.told in (None, name) or name == str(seen.label):
+        return None
+    return f"its class number {seen.label} is {name} and it says {seen.told}"
 
 
 def _compare(found: dict, indexed: dict, quarantined: set[str], damaged) -> None:

@@ -58,9 +58,9 @@ def cores() -> int:
 def run(function: Callable, jobs: Sequence[tuple], workers: int, label: str, total: int | None) -> list:
     """`function(*job)` for every job, in at most `workers` processes, and what they return, in the jobs' order.
 
-    Args: function: a module's own, whose jobs call `tick`; label, total: of the progress display, total in images or None
-    when nobody knows.
-    Raises: what a job raised first, after the others have ended; InputError when a worker was killed.
+    Args: function: a module's own, whose jobs call `tick`; label, total: of the progress display, total in images or
+    None when nobody knows. Raises: what a job raised first, after the others have ended; InputError when a worker was
+    killed.
     """
     if not jobs:
         return []

@@ -23,7 +23,7 @@ import xxhash
 
 from shards import manifest, tars, workers
 from shards.errors import InputError
-from shards.files import atomic_write, locked
+from shards.files import Flusher, atomic_write, locked
 from shards.images import MOST_BYTES, Prepared, Unreadable, prepare
 from shards.index import entry, write_index
 from shards.listing import Listed, Listing
@@ -277,7 +277,7 @@ def write_shard(tar: Path, ids: np.ndarray, root: Path, classes: tuple, options:
     entries, left_out, changed, scaled_down, stored = [], [], Counter(), 0, []
     digest, length = hashlib.sha256(), 0
     try:
-        with atomic_write(tar) as file:
+        with atomic_write(tar) as file, Flusher(file.fileno()) as flusher:
             for picture in listing.pictures(ids):
                 try:
                     prepared = prepare(_read(root, picture), options.size, options.quality, options.max_pixels)
@@ -291,6 +291,7 @@ def write_shard(tar: Path, ids: np.ndarray, root: Path, classes: tuple, options:
                     digest.update(piece)
                     length += len(piece)
                 _write(file.fileno(), pieces)
+                flusher.wrote(len(prepared.jpeg))
                 changed.update([prepared.changed] if prepared.changed else [])
                 scaled_down += prepared.scaled_down
                 stored.append((picture.label, prepared.width, prepared.height))

@@ -11,7 +11,7 @@ from pictures import READABLE, UNREADABLE, encoded, noise, patched, sampled, smo
 from PIL import Image, ImageOps
 
 from shards import images
-from shards.images import Unreadable, check, dimensions, jpeg_header, prepare
+from shards.images import Unreadable, check, jpeg_header, look, prepare
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_a_picture_is_kept_or_becomes_a_common_jpeg(kind):
         assert prepared.jpeg == made
     header = jpeg_header(prepared.jpeg)
     assert (header.odd, header.width, header.height) == (None, prepared.width, prepared.height)
-    assert (prepared.width, prepared.height) == dimensions(made) == ((30, 40) if kind == "turned" else (40, 30))
+    assert (prepared.width, prepared.height) == look(made)[:2] == ((30, 40) if kind == "turned" else (40, 30))
     # Both of the libraries that read it afterwards see one picture
     assert np.array_equal(simplejpeg.decode_jpeg(prepared.jpeg), pixels(prepared.jpeg))
 
@@ -82,10 +82,10 @@ def test_a_moving_picture_is_its_first_frame():
 def test_large_pictures_are_scaled_down(make):
     made = make()
     prepared = prepare(made, None, 95, max_pixels=700)
-    wide, high = dimensions(made)
+    wide, high, _ = look(made)
     assert prepared.scaled_down and 600 < prepared.width * prepared.height <= 700
     assert prepared.width / prepared.height == pytest.approx(wide / high, rel=0.05)
-    assert dimensions(prepared.jpeg) == (prepared.width, prepared.height)
+    assert look(prepared.jpeg)[:2] == (prepared.width, prepared.height)
     assert not prepare(made, None, 95, max_pixels=1200).scaled_down
 
 

@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from pictures import encoded, noise
+from pictures import READABLE, UNREADABLE, encoded, noise
 
 from pipeline.loader import Loader
 from pipeline.stats import Stats, complete
@@ -181,12 +181,34 @@ def test_pictures_without_a_checksum_are_decoded(tmp_path, run_cli):
     assert (tmp_path / "train-1.idx").read_text() == "v1.2 0\n"
 
 
-def test_a_key_that_comes_twice_in_a_shard_is_named(tmp_path, run_cli):
-    whole = encoded(noise())
-    parts = {"jpg": whole, "cls": b"0"}
+def test_samples_with_one_key_are_told_apart_from_none(tmp_path, run_cli):
+    parts = {"jpg": encoded(noise()), "cls": b"0"}
     foreign(tmp_path / "train-0.tar", [("a", parts), ("b", parts), ("a", parts)])
+    told = run_cli("index", tmp_path).stdout
+    assert told.count("a: its key comes twice in the shard") == 2
+    assert Dataset.load(tmp_path).split("train").samples == 1 and verify(tmp_path, decode=True).whole
+
+
+def test_names_with_blanks_fit_their_index(tmp_path, run_cli):
+    parts = {"jpg": encoded(noise()), "cls": b"0"}
+    foreign(tmp_path / "train-0.tar", [("a b", parts), ("grün", {**parts, "jpg": b"none"}), ("c", parts)])
     run_cli("index", tmp_path)
-    assert [problem.key for problem in verify(tmp_path).bad] == ["a"]
+    assert Dataset.load(tmp_path).split("train").samples == 2 and verify(tmp_path).whole
+    (tmp_path / "train-0.idx").unlink()
+    run_cli("index", tmp_path)
+    assert verify(tmp_path).whole and len(read_index(tmp_path / "train-0.idx")) == 2
+
+
+def test_what_dali_does_not_decode_is_left_out_of_the_index(tmp_path, run_cli):
+    kinds = ("GIF", "12-bit JPEG", "PNG bomb", "CMYK", "PNG")
+    made = [{**READABLE, **UNREADABLE}[kind][0] for kind in kinds]
+    samples = [(f"k{i}", {"jpg": data, "cls": b"0"}) for i, data in enumerate(made)]
+    foreign(tmp_path / "train-0.tar", samples)
+    run_cli("index", tmp_path)
+    dataset = Dataset.load(tmp_path)
+    assert [sample.key for sample in dataset.split("train").quarantined] == ["k0", "k1", "k2"]
+    loader = Loader(dataset, "train", "patch", batch_size=2, threads=1)
+    assert sum(batch.valid for batch in loader.epoch(0)) == 2
 
 
 def test_info_is_a_table(data, run_cli):
