@@ -144,6 +144,36 @@ def index(data, workers):
 
 @main.command()
 @click.argument("data", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--threads", type=click.IntRange(1), help="Of DALI.  [default: one a core]")
+def stats(data, as_json, threads):
+    """Compute the mean image and colour components of the train split in DATA anew, into stats.npz."""
+    from pipeline.stats import compute
+    from shards.manifest import Dataset
+    from shards.workers import cores
+
+    made = compute(Dataset.load(data), threads or cores())
+    made.save(data)
+    click.echo(json.dumps(made.described(), indent=1) if as_json else made.table())
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The PNG file to write.")
+@click.option("--pictures", type=click.IntRange(1, 64), default=8, show_default=True, help="How many.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order and the draws.")
+def preview(data, out, pictures, seed):
+    """Show what the net is fed of DATA: pictures decoded, cropped, flipped and lit, and ten test crops."""
+    from pipeline.preview import sheet
+    from pipeline.stats import Stats
+    from shards.manifest import Dataset
+
+    sheet(Dataset.load(data), Stats.load(data), pictures, seed).save(out, "PNG")
+    click.echo(f"Written to {out}")
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
 @click.option("--decode", is_flag=True, help="Decode every picture wholly, too.")
 @click.option("--quarantine", is_flag=True, help="Take bad samples out of the .idx files; no tar is written to.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -190,6 +220,20 @@ def info(data, as_json):
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True, help="Share dropped."
 )
 @click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
+@click.option(
+    "--mean",
+    type=click.Choice(["image", "channel"]),
+    default="image",
+    show_default=True,
+    help="What is subtracted: the mean image's centre, as in 2012, or one number a channel.",
+)
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.001,
+    show_default=True,
+    help="Share of samples that may fail to decode, one at least; they are left out and named.",
+)
 @click.option(
     "--resume",
     type=click.Choice(["never", "auto"]),

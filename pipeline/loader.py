@@ -6,10 +6,15 @@ that order, and DALI's reader follows them. So every sample comes exactly once b
 an index that begins later, and two ranks see the two halves of the very batches that one rank would see. The random
 draws of a batch (crop, flip, lighting) come from (seed, epoch, batch) alike.
 
+A picture that DALI fails over is found by decoding its batch's pictures one by one. From then on its place in the order
+stays, another picture stands there and its label says that it does not count: so ranks need not agree on a new order,
+and every good sample still comes exactly once.
+
 The price: a new pipeline each epoch (tenths of a second), and neighbours in an epoch come from the same shard, which
 is why the shards themselves are written in a shuffled order.
 """
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,24 +25,29 @@ import torch
 
 from pipeline import graph
 from shards.errors import InputError
-from shards.images import Unreadable, prepare
-from shards.index import components, read_index, write_index
+from shards.images import check
+from shards.index import components, current_index, write_index
 from shards.manifest import Dataset
 from shards.tars import IMAGE_EXTENSIONS
 
+BAD = -1  # the label of a picture that cannot be decoded; another stands in its place
+AHEAD = 3  # batches that DALI may have begun when it fails
 VIEWS = ("train", "centre", "ten", "patch", "decode", "read")
 
 
 class Batch(NamedTuple):
     """This rank's part of a global batch.
 
-    images: n x 3 x 224 x 224 float32 on the loader's device ("ten": n x 10 x 3 x 224 x 224; "patch": n x 256 x 256 x 3
-    uint8); labels: n int64, on the CPU; valid: how many of the *global* batch are real, the rest being repeats of
-    the split's last sample that fill up the last batch.
+    images: n x 224 x 224 x 3 uint8 on the loader's device ("centre": n x 1 x 224 x 224 x 3; "ten": n x 10 x ...;
+    "patch": n x 256 x 256 x 3), for `pipeline.feed` to make ready; labels: n int64, on the CPU, BAD for a picture that
+    does not count; light: n x 3 float32, on the CPU, each picture's lighting on the 0..255 scale, None but in training;
+    valid: how many of the *global* batch are real, the rest being repeats of the split's last sample that fill up the
+    last batch.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    light: torch.Tensor | None
     valid: int
 
 
@@ -48,12 +58,14 @@ class Loader:
         view: "train" (random crop, flip, lighting; shuffled; the last partial batch of an epoch is dropped), "centre"
             or "ten" (the test crops; in shard order; every sample exactly once), "patch" (the 256 x 256 patch,
             likewise); "decode" and "read" stop after that stage and serve `pipeline` alone, to be measured.
-        stats: the set's `pipeline.stats.Stats`, for the views that subtract the mean.
+        stats: the set's `pipeline.stats.Stats`, whose components light the "train" view.
         batch_size: of the global batch; each of `world` ranks decodes an equal part of it.
         device_id: the CUDA device that decodes, or None for the CPU.
         threads: CPU threads of this rank's pipeline.
+        max_bad: the share of the split's samples that may be bad, one sample at least.
     Raises:
-        InputError: the split is absent or smaller than a training batch, an index is missing or a picture is broken.
+        InputError: the split is absent or smaller than a training batch, a tar is missing or damaged, or more samples
+        are bad than may be. A missing or stale index is made anew, with a notice.
     """
 
     def __init__(
@@ -69,6 +81,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         device_id: int | None = None,
+        max_bad: float = 0.001,
     ):
         if view not in VIEWS:
             raise ValueError(f"view {view!r} is none of {VIEWS}")
@@ -76,9 +89,14 @@ class Loader:
             raise InputError(f"--batch-size {batch_size} does not divide by {world} devices: choose a multiple")
         self.view, self.batch_size, self.seed, self.rank, self.world = view, batch_size, seed, rank, world
         self.stats, self.threads, self.device_id = stats, threads, device_id
+        self.stored = dataset.size
         self.tars = dataset.tars(split)
-        self.entries = [read_index(tar.with_suffix(".idx")) for tar in self.tars]
+        shards = zip(self.tars, dataset.split(split).shards, strict=True)
+        without = dataset.split(split).quarantined_in
+        self.entries = [current_index(tar, shard.samples, without(shard.name), self._notice) for tar, shard in shards]
         self.samples = sum(map(len, self.entries))
+        self.bad: dict[tuple[int, int], str] = {}  # (shard, sample) and why
+        self.most_bad = max(1, int(max_bad * self.samples))
         if view == "train" and self.samples < batch_size:
             raise InputError(
                 f"{dataset.root}: the {split} split holds {self.samples} samples, fewer than one batch "
@@ -121,19 +139,25 @@ class Loader:
         """The epoch's batches from number `start` on: the same ones whether or not the earlier were read."""
         if start >= self.batches:
             return
-        pipe = self.pipeline(epoch, start)
+        pipe, order = self.pipeline(epoch, start), self.order(epoch)[:, self._mine]
         for batch in range(start, self.batches):
-            try:
-                images, labels = pipe.run()
-            except RuntimeError as error:
-                rows = self._rows(epoch, batch)[: pipe.max_batch_size]
-                raise InputError(self._broken(rows, error)) from error
+            while True:
+                try:
+                    images, labels = pipe.run()
+                    break
+                except RuntimeError as error:
+                    self._find_bad(order[batch : batch + AHEAD], error)
+                    pipe = self.pipeline(epoch, batch)
             valid = min(self.batch_size, self.samples - batch * self.batch_size)
-            yield Batch(torch.from_dlpack(images.as_tensor()), self._labels(labels), valid)
+            light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.view == "train" else None
+            labels = self._labels(labels)
+            if self.bad:
+                labels[[tuple(row) in self.bad for row in order[batch].tolist()]] = BAD
+            yield Batch(torch.from_dlpack(images.as_tensor()), labels, light, valid)
 
     def pipeline(self, epoch: int, start: int = 0):
         """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end it begins again."""
-        rows = self._rows(epoch, start)
+        rows = self._stand_in(self._rows(epoch, start))
         tars, indices = [], []
         with tempfile.TemporaryDirectory(prefix="alexnet-index-") as folder:
             # A run of samples of one shard is one (tar, index) pair of the reader
@@ -157,27 +181,78 @@ class Loader:
         }
         if self.view in ("patch", "decode", "read"):
             return graph.stage_graph(tars, indices, self.view, **settings)
-        mean = self.stats.mean_crop()
+        settings["stored"] = self.stored
         if self.view == "train":
             # DALI calls this once a batch, in order, ahead of the batch that is being used
             count = iter(range(start, 2**62))
-            return graph.train_graph(tars, indices, mean, lambda: self.draws(epoch, next(count)), **settings)
-        return graph.eval_graph(tars, indices, mean, 1 if self.view == "centre" else 10, **settings)
+            return graph.train_graph(tars, indices, lambda: self.draws(epoch, next(count))[:3], **settings)
+        return graph.eval_graph(tars, indices, 1 if self.view == "centre" else 10, **settings)
 
     def _labels(self, ascii_numbers) -> torch.Tensor:
         return torch.tensor([int(bytes(ascii_numbers.at(i))) for i in range(len(ascii_numbers))])
 
-    def _broken(self, rows: np.ndarray, error: RuntimeError) -> str:
-        """Which of these samples ended the pipeline: DALI does not say, so each is decoded on its own."""
-        for shard, sample in rows:
-            _, offset, size, name = next(
-                component for component in components(self.entries[shard][sample]) if component[0] in IMAGE_EXTENSIONS
-            )
-            with open(self.tars[shard], "rb") as file:
-                file.seek(int(offset))
-                try:
-                    prepare(file.read(int(size)), graph.SIZE, quality=95)
-                except Unreadable as reason:
-                    return f"{self.tars[shard]}: {name} cannot be decoded ({reason}): write the data set again"
-        tars = sorted({self.tars[shard].name for shard in rows[:, 0]})
-        return f"DALI failed on a batch from {', '.join(tars)}: {' '.join(str(error).split())[:300]}"
+    def _stand_in(self, rows: np.ndarray) -> np.ndarray:
+        """The same rows, the nearest good one before (or else after) in the place of each bad one."""
+        if not self.bad:
+            return rows
+        good = np.array([tuple(row) not in self.bad for row in rows.tolist()])
+        if not good.any():
+            raise InputError(f"{self.tars[rows[0, 0]].parent}: no sample that is left of the epoch can be decoded")
+        nearest = np.maximum.accumulate(np.where(good, np.arange(len(rows)), -1))
+        return rows[np.where(nearest < 0, good.argmax(), nearest)]
+
+    def _find_bad(self, batches: np.ndarray, error: RuntimeError) -> None:
+        """Which samples DALI failed over, in the first of these batches that has any: it does not say, so each is
+        decoded on its own.
+
+        Raises: InputError when none is found, or too many have been.
+        """
+        for rows in batches:
+            samples = [row for row in dict.fromkeys(map(tuple, rows.tolist())) if row not in self.bad]
+            found = {row: reason for row in samples if (reason := self._undecodable(*row))}
+            if found:
+                self.note_bad(found)
+                return
+        tars = sorted({self.tars[shard].name for shard in batches[0, :, 0]})
+        raise InputError(
+            f"DALI failed on a batch from {', '.join(tars)}, whose pictures can each be decoded: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+
+    def note_bad(self, found: dict[tuple[int, int], str]) -> None:
+        """Takes samples, (shard, sample) and why, for bad from now on. Raises InputError when these are too many."""
+        for (shard, sample), reason in found.items():
+            if (shard, sample) not in self.bad:
+                self.bad[shard, sample] = reason
+                name = components(self.entries[shard][sample])[0][3]
+                told = f"{self.tars[shard]}: {name} cannot be decoded ({reason})"
+                self._notice(f"{told}: left out, {len(self.bad)} so far")
+                if len(self.bad) > self.most_bad:
+                    remedy = f"`python cli.py verify {self.tars[shard].parent} --decode --quarantine` takes them out"
+                    raise InputError(f"{told}, and --max-bad allows {self.most_bad} such: {remedy}, or allow more")
+
+    def jpeg(self, shard: int, sample: int) -> bytes:
+        """A sample's picture as it is stored."""
+        parts = components(self.entries[shard][sample])
+        _, offset, size, _ = next(part for part in parts if part[0] in IMAGE_EXTENSIONS)
+        with open(self.tars[shard], "rb") as file:
+            file.seek(int(offset))
+            return file.read(int(size))
+
+    def _undecodable(self, shard: int, sample: int) -> str | None:
+        """Why a sample's picture cannot be decoded, None when it can."""
+        data = self.jpeg(shard, sample)
+        pipe = graph.probe_graph(
+            device="cpu" if self.device_id is None else "gpu", batch_size=1, num_threads=1, device_id=self.device_id
+        )
+        pipe.build()
+        try:
+            pipe.feed_input("encoded", [np.frombuffer(data, np.uint8)])
+            pipe.run()
+        except RuntimeError as error:
+            # DALI's own words are of its insides; ours say what the picture is
+            return check(data)[0] or "DALI: " + " ".join(str(error).split())[-120:]
+        return None
+
+    def _notice(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)

@@ -1,11 +1,15 @@
 """Pictures of what the net is fed, and of what it learned: arrays in, one labelled grid out."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
+from pipeline.graph import CROP
+from pipeline.loader import Batch, Loader
 from pipeline.stats import Stats
+from shards.manifest import Dataset
 
 GAP = 2  # pixels between tiles
 CAPTION = 14  # pixels of text above a tile
@@ -26,10 +30,39 @@ def tiles(pictures: np.ndarray, columns: int, captions: Sequence[str] | None = N
     return sheet
 
 
-def fed_batch(images: np.ndarray, labels: Sequence[int], classes: Sequence[str], stats: Stats) -> Image.Image:
-    """A batch as the net is fed it (N x 3 x 224 x 224 float), the mean image put back so that an eye can read it."""
-    pictures = (images + stats.mean_crop()).clip(0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-    return tiles(pictures, columns=8, captions=[classes[label] for label in labels])
+def fed_batch(batch: Batch, classes: Sequence[str]) -> Image.Image:
+    """A training batch as the net is fed it, lit, the mean not subtracted so that an eye can read it."""
+    pictures = (batch.images.cpu().float() + batch.light[:, None, None, :]).clamp(0, 255).round().byte().numpy()
+    return tiles(pictures, columns=8, captions=[classes[label] for label in batch.labels])
+
+
+def sheet(dataset: Dataset, stats: Stats, pictures: int, seed: int) -> Image.Image:
+    """The first pictures of an epoch, a row each: decoded, cropped, flipped where the draw says so, and lit; then the
+    ten test crops of the first one of the split."""
+    train = Loader(dataset, "train", "train", stats=stats, batch_size=pictures, threads=1, seed=seed)
+    batch, (_, _, flips, light) = next(train.epoch(0)), train.draws(0, 0)
+    rows, captions = [], []
+    for i, (shard, sample) in enumerate(train.order(0)[0]):
+        flipped = batch.images[i].numpy()
+        lit = (flipped + light[i]).clip(0, 255).round().astype(np.uint8)
+        rows += [_whole(train.jpeg(shard, sample)), flipped[:, :: -1 if flips[i] else 1], flipped, lit]
+        name = dataset.classes[int(batch.labels[i])]
+        shift = ", ".join(f"{part:+.0f}" for part in light[i])
+        captions += [dataset.words.get(name, name), "cropped", "flipped" if flips[i] else "not flipped", f"lit {shift}"]
+    ten = next(Loader(dataset, "train", "ten", stats=stats, batch_size=1, threads=1).epoch(0)).images[0].numpy()
+    names = ["top left", "top right", "bottom left", "bottom right", "centre"]
+    names += [f"{name}, flipped" for name in names]
+    fed, crops = tiles(np.stack(rows), columns=4, captions=captions), tiles(ten, columns=5, captions=names)
+    both = Image.new("RGB", (max(fed.width, crops.width), fed.height + crops.height + 10 * GAP), "white")
+    both.paste(fed, (0, 0))
+    both.paste(crops, (0, fed.height + 10 * GAP))
+    return both
+
+
+def _whole(jpeg: bytes) -> np.ndarray:
+    """A picture scaled to fit a tile."""
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))).convert("RGB")
+    return np.asarray(ImageOps.pad(picture, (CROP, CROP), color="white"))
 
 
 def kernels(weights: np.ndarray) -> Image.Image:

@@ -31,10 +31,9 @@ class Stats:
     samples: int
 
     def mean_crop(self) -> np.ndarray:
-        """The central 224 crop of the mean image, 3 x 224 x 224 float32: subtracted whatever the crop's own offset
+        """The central 224 crop of the mean image, 224 x 224 x 3 float32: subtracted whatever the crop's own offset
         is, as the 2012 code does, so it is one constant."""
-        crop = self.mean_image[CENTRE : CENTRE + CROP, CENTRE : CENTRE + CROP]
-        return np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32)
+        return self.mean_image[CENTRE : CENTRE + CROP, CENTRE : CENTRE + CROP]
 
     def lighting_axes(self) -> np.ndarray:
         """3 x 3: column i is p_i * s_i, so that light = axes @ alpha.
@@ -43,6 +42,28 @@ class Stats:
         would drown the picture. The 2012 code multiplies by its square root, the standard deviation, and so do we.
         """
         return (self.eigenvectors * np.sqrt(np.maximum(self.eigenvalues, 0))).astype(np.float32)
+
+    def described(self) -> dict:
+        """What `stats --json` prints."""
+        return {
+            "samples": int(self.samples),
+            "channel_mean": self.channel_mean.tolist(),
+            "standard_deviations": np.sqrt(np.maximum(self.eigenvalues, 0)).tolist(),
+            "components": self.eigenvectors.T.tolist(),
+        }
+
+    def table(self) -> str:
+        """The same for a person."""
+        about = self.described()
+
+        def row(values) -> str:
+            return " ".join(f"{value:9.4f}" for value in values)
+
+        lines = [f"{about['samples']:,} pictures, on the 0..255 scale", f"{'':22}{'R':>9} {'G':>9} {'B':>9}"]
+        lines.append(f"{'mean':<22}{row(about['channel_mean'])}")
+        for spread, component in zip(about["standard_deviations"], about["components"], strict=True):
+            lines.append(f"{f'component, s = {spread:.2f}':<22}{row(component)}")
+        return "\n".join(lines)
 
     def save(self, root: Path) -> None:
         with atomic_write(root / FILE) as file:

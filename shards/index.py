@@ -5,8 +5,9 @@ its bytes begin in the tar. DALI's reader follows the lines: their order is the 
 a sample left out.
 """
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shards import tars
@@ -49,6 +50,36 @@ def entry(parts: Mapping[str, tars.Member], begin: int = 0) -> str:
         for extension, (name, offset, size) in parts.items()
         if not NOT_PLAIN.search(extension)
     )
+
+
+def current_index(tar: Path, samples: int, without: set[str], notice: Callable[[str], None]) -> list[str]:
+    """The lines of a tar's index, which is made anew where it is missing or stale, with a notice.
+
+    Args: samples: what the tar holds; without: keys that the index leaves out. Raises: InputError when the tar itself
+    holds another number of samples.
+    """
+    path, wanted = tar.with_suffix(".idx"), samples - len(without)
+    if not path.exists():
+        stale = "is missing"
+    elif path.stat().st_mtime_ns < tar.stat().st_mtime_ns:
+        stale = "is older than its tar"
+    else:
+        entries = read_index(path)
+        ends = (int(part[1]) + int(part[2]) for line in entries for part in components(line))
+        if len(entries) != wanted:
+            stale = f"lists {len(entries)} samples and its tar holds {wanted}"
+        elif max(ends, default=0) > tar.stat().st_size:
+            stale = "leads beyond its tar's end"
+        else:
+            return entries
+    entries = index_tar(tar, without)
+    if len(entries) != wanted:
+        remedy = f"`python cli.py verify {tar.parent}` says what is wrong"
+        raise InputError(f"{tar} holds {len(entries)} samples that are not quarantined, and not {wanted}: {remedy}")
+    notice(f"{path} {stale}: it is made anew")
+    with contextlib.suppress(InputError):  # a folder that cannot be written to does not need it either
+        write_index(path, entries)
+    return entries
 
 
 def plain(key: str) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.loader import Loader
+from pipeline.feed import Feed
+from pipeline.loader import BAD, Loader
 from pipeline.stats import Stats
 from shards.errors import InputError
 from shards.manifest import Dataset
@@ -16,8 +17,9 @@ from trainer.launch import Place
 
 
 @torch.inference_mode()
-def evaluate(net: AlexNet, loader: Loader, place: Place, progress: Progress | None = None) -> dict:
-    """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once.
+def evaluate(net: AlexNet, loader: Loader, feed: Feed, place: Place, progress: Progress | None = None) -> dict:
+    """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
+    but for those that cannot be decoded.
 
     `loader` has view "centre" or "ten". Both towers see the same batch and reach the same numbers. With fewer than
     five classes top-5 means top-all, and its error is 0.
@@ -25,13 +27,13 @@ def evaluate(net: AlexNet, loader: Loader, place: Place, progress: Progress | No
     net.eval()
     right1 = right5 = samples = 0
     for batch in loader.epoch(0):
-        images, labels = place.whole(batch)
+        images, labels = place.whole(batch, feed)
         probabilities = net(images.flatten(0, 1)).softmax(dim=1)
         averaged = probabilities.unflatten(0, images.shape[:2]).mean(dim=1)[: batch.valid]
         ranked = averaged.topk(min(5, averaged.shape[1]), dim=1).indices == labels[: batch.valid, None]
         right1 += int(ranked[:, 0].sum())
         right5 += int(ranked.sum())
-        samples += batch.valid
+        samples += int((labels[: batch.valid] != BAD).sum())
         if progress:
             progress.advance(batch.valid)
     net.train()
@@ -56,7 +58,7 @@ def evaluate_run(place: Place, data: Path, path: Path, split: str, crops: int, b
         batch_size = -(-batch_size // 10 // place.world) * place.world
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **place.loading)
     with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
-        result = evaluate(net, loader, place, progress)
+        result = evaluate(net, loader, Feed(stats, state["config"]["mean"], place.device), place, progress)
     if place.rank == 0:
         report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
         if as_json:

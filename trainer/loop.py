@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from nvidia import dali
 
-from pipeline.loader import Loader
+from pipeline.feed import Feed
+from pipeline.loader import BAD, Loader
 from pipeline.stats import Stats
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -30,7 +31,7 @@ from trainer.launch import Place, launch
 from trainer.recipe import PaperSGD, learning_rate
 
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
-IDENTITY = ("dataset", "batch_size", "lr", "lr_steps", "seed", "dropout", "width")
+IDENTITY = ("dataset", "batch_size", "lr", "lr_steps", "seed", "dropout", "width", "mean")
 
 
 def train(
@@ -47,6 +48,8 @@ def train(
     seed: int = 0,
     dropout: float = 0.5,
     width: float = 1.0,
+    mean: str = "image",
+    max_bad: float = 0.001,
     resume: bool = False,
     checkpoint_every: int = 1000,
     log_every: int = 10,
@@ -55,8 +58,8 @@ def train(
     """Trains on DIR's train split and evaluates on its val split, in one process a device.
 
     Args: epochs or steps: how long (90 epochs when neither is given); batch_size: of the global batch; lr_steps: epochs
-    at whose start the rate is divided by ten; resume: continue from the newest checkpoint of `out`;
-    checkpoint_every, log_every: steps; eval_every: epochs.
+    at whose start the rate is divided by ten; mean: see `pipeline.feed.Feed`; max_bad: see `pipeline.loader.Loader`;
+    resume: continue from the newest checkpoint of `out`; checkpoint_every, log_every: steps; eval_every: epochs.
     Raises: InputError.
     """
     if epochs is not None and steps is not None:
@@ -78,6 +81,8 @@ def train(
         "seed": seed,
         "dropout": dropout,
         "width": width,
+        "mean": mean,
+        "max_bad": max_bad,
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
         "eval_every": eval_every,
@@ -113,7 +118,8 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
 def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     """One rank's part of a training run."""
     dataset, stats = Dataset.load(data), Stats.load(data)
-    shared = {"stats": stats, "batch_size": config["batch_size"], **place.loading}
+    shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"], **place.loading}
+    feed = Feed(stats, config["mean"], place.device)
     loader = Loader(dataset, "train", "train", seed=config["seed"], **shared)
     val = Loader(dataset, "val", "centre", **shared) if "val" in dataset.splits else None
     last = config["steps"] or config["epochs"] * loader.batches
@@ -141,8 +147,9 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
             epoch = step // loader.batches
             rate = learning_rate(config["lr"], epoch, config["lr_steps"])
             optimiser.param_groups[0]["lr"] = rate
+            place.agree_on_bad(loader)
             for batch in loader.epoch(epoch, start=step % loader.batches):
-                loss = train_step(net, optimiser, *place.whole(batch), rng, config["seed"], step)
+                loss = train_step(net, optimiser, *place.whole(batch, feed), rng, config["seed"], step)
                 step += 1
                 progress.advance(images_per_step)
                 saves = step % config["checkpoint_every"] == 0 or step == last
@@ -161,7 +168,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
                 ends_epoch = step % loader.batches == 0
                 pause = time.perf_counter()
                 if val and (step == last or (ends_epoch and (epoch + 1) % config["eval_every"] == 0)):
-                    result = evaluate(net, val, place)
+                    result = evaluate(net, val, feed, place)
                     if place.rank == 0:
                         metrics.append(out, {"kind": "eval", "step": step, "epoch": epoch, **result})
                         progress.say(
@@ -179,7 +186,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
 def train_step(net, optimiser, images, labels, rng: torch.Generator, seed: int, step: int) -> torch.Tensor:
     """One update on a global batch; returns the loss, a scalar on the device. `step` counts the updates before."""
     rng.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
-    loss = F.cross_entropy(net(images, rng), labels)
+    loss = F.cross_entropy(net(images, rng), labels, ignore_index=BAD)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from nvidia import dali
 
+from pipeline.feed import Feed
 from pipeline.loader import Batch, Loader
 from pipeline.stats import Stats, complete
 from shards.errors import InputError
@@ -79,10 +80,11 @@ def bench_rank(place: Place, data: Path, described: str, json_path, batch_size: 
     loader = Loader(dataset, "train", "train", **shared)
     batches = endless(loader)
 
-    resident = [tensor.clone() for tensor in place.whole(next(batches))]
+    feed = Feed(stats, "image", place.device)
+    resident = [tensor.clone() for tensor in place.whole(next(batches), feed)]
     rates["model"] = measure(lambda: train_step(net, optimiser, *resident, rng, 0, 0), images, seconds, place)
     rates["train"] = measure(
-        lambda: train_step(net, optimiser, *place.whole(next(batches)), rng, 0, 0), images, seconds, place
+        lambda: train_step(net, optimiser, *place.whole(next(batches), feed), rng, 0, 0), images, seconds, place
     )
     if place.rank == 0:
         medians = {stage: float(np.median(values)) for stage, values in rates.items()}
