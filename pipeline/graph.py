@@ -119,8 +119,8 @@ def eval_graph(paths: list[str], index_paths: list[str], crops: int, device: str
     """The centre crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
     encoded, label = read(paths, index_paths)
     if crops == 1:
-        centre = types.Constant(float(CENTRE), dtype=types.FLOAT)
-        return fn.stack(cut(encoded, centre, centre, types.Constant(0.0, dtype=types.FLOAT), device, stored)), label
+        y, x, flip = (fn.cast(types.Constant(place, device="cpu"), dtype=types.FLOAT) for place in (CENTRE, CENTRE, 0))
+        return fn.stack(cut(encoded, y, x, flip, device, stored)), label
     picture, shape = decode(encoded, device), fn.peek_image_shape(encoded)
     views = [crop(picture, shape, y, x, flip, CROP) for flip in (0, 1) for y, x in FIVE_CROPS]
     return fn.stack(*views), label

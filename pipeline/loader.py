@@ -242,9 +242,8 @@ class Loader:
     def _undecodable(self, shard: int, sample: int) -> str | None:
         """Why a sample's picture cannot be decoded, None when it can."""
         data = self.jpeg(shard, sample)
-        pipe = graph.probe_graph(
-            device="cpu" if self.device_id is None else "gpu", batch_size=1, num_threads=1, device_id=self.device_id
-        )
+        settings = {"batch_size": 1, "num_threads": 1, "device_id": self.device_id, "prefetch_queue_depth": 1}
+        pipe = graph.probe_graph(device="cpu" if self.device_id is None else "gpu", **settings)
         pipe.build()
         try:
             pipe.feed_input("encoded", [np.frombuffer(data, np.uint8)])

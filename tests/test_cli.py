@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from shards.index import components, read_index
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet
 from trainer.throughput import bottleneck
@@ -211,12 +213,46 @@ def test_devices_that_are_not_there(data, tmp_path, run_cli):
 def test_a_data_set_that_lost_its_parts_is_named_and_mended(data, unbroken, tmp_path, run_cli):
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)
-    for name in ("stats.npz", "val-000000.idx"):
-        (copy / name).unlink()
-        done = run_cli("train", "--data", copy, "--out", tmp_path / "run", "--batch-size", 8, check=False)
-        assert done.returncode != 0 and f"{name} is missing" in done.stderr and "cli.py index" in done.stderr
-        run_cli("index", copy)
-        assert (copy / name).exists()
+    words = ["train", "--data", copy, "--out", tmp_path / "run", "--steps", 1, *SMALL]
+    (copy / "stats.npz").unlink()
+    done = run_cli(*words, check=False)
+    assert done.returncode != 0 and "stats.npz is missing" in done.stderr and "cli.py index" in done.stderr
+    run_cli("index", copy)
+    (copy / "val-000000.idx").unlink()
+    assert "val-000000.idx is missing: it is made anew" in run_cli(*words).stderr
+    assert (copy / "val-000000.idx").read_bytes() == (data / "val-000000.idx").read_bytes()
+
+
+def test_training_leaves_a_bad_picture_out_and_goes_on(data, unbroken, tmp_path, run_cli):
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    entry = components(read_index(copy / "train-000001.idx")[2])
+    with open(copy / "train-000001.tar", "r+b") as file:
+        file.seek(int(entry[0][1]))
+        file.write(bytes(int(entry[0][2])))
+    os.utime(copy / "train-000001.idx")  # it fits its tar as before
+    # Two epochs: the first finds it, on one rank, and the second begins with both knowing
+    words = ["train", "--data", copy, "--steps", 24, *SMALL]
+    for gpus in (1, 2):
+        done = run_cli(*words, "--out", tmp_path / str(gpus), "--gpus", gpus)
+        assert f"{entry[0][3]} cannot be decoded (not a picture): left out, 1 so far" in done.stderr
+    one, two = (metrics.read(tmp_path / str(gpus), "train") for gpus in (1, 2))
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-2)
+    done = run_cli(*words, "--out", tmp_path / "x", "--max-bad", 0, check=False)
+    assert done.returncode == 0  # one may always be bad
+
+
+def test_stats_and_preview_show_what_the_net_is_fed(data, tmp_path, run_cli):
+    shutil.copytree(data, tmp_path / "copy")
+    about = json.loads(run_cli("stats", tmp_path / "copy", "--json").stdout)
+    assert about["samples"] == 96 and about["standard_deviations"] == sorted(about["standard_deviations"], reverse=True)
+    assert (tmp_path / "copy" / "stats.npz").read_bytes() == (data / "stats.npz").read_bytes()
+    assert "96 pictures" in run_cli("stats", tmp_path / "copy").stdout
+    run_cli("preview", data, "--out", tmp_path / "grid.png", "--pictures", 3)
+    # Three rows of four, and two of five
+    assert Image.open(tmp_path / "grid.png").size == (5 * 226 - 2, 3 * 240 - 2 + 2 * 240 - 2 + 20)
 
 
 def test_checkpoints_without_their_config_are_not_taken_up(data, unbroken, tmp_path, run_cli):
