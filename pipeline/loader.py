@@ -91,9 +91,11 @@ class Loader:
         self.stats, self.threads, self.device_id = stats, threads, device_id
         self.stored = dataset.size
         self.tars = dataset.tars(split)
-        shards = zip(self.tars, dataset.split(split).shards, strict=True)
-        without = dataset.split(split).quarantined_in
-        self.entries = [current_index(tar, shard.samples, without(shard.name), self._notice) for tar, shard in shards]
+        described = dataset.split(split)
+        self.entries = [
+            current_index(tar, described.samples_in(shard), described.quarantined_in(shard.name), self._notice)
+            for tar, shard in zip(self.tars, described.shards, strict=True)
+        ]
         self.samples = sum(map(len, self.entries))
         self.bad: dict[tuple[int, int], str] = {}  # (shard, sample) and why
         self.most_bad = max(1, int(max_bad * self.samples))

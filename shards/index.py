@@ -52,13 +52,13 @@ def entry(parts: Mapping[str, tars.Member], begin: int = 0) -> str:
     )
 
 
-def current_index(tar: Path, samples: int, without: set[str], notice: Callable[[str], None]) -> list[str]:
+def current_index(tar: Path, wanted: int, without: set[str], notice: Callable[[str], None]) -> list[str]:
     """The lines of a tar's index, which is made anew where it is missing or stale, with a notice.
 
-    Args: samples: what the tar holds; without: keys that the index leaves out. Raises: InputError when the tar itself
-    holds another number of samples.
+    Args: wanted: how many samples it has to list; without: keys that it leaves out. Raises: InputError when the tar
+    itself holds another number of samples.
     """
-    path, wanted = tar.with_suffix(".idx"), samples - len(without)
+    path = tar.with_suffix(".idx")
     if not path.exists():
         stale = "is missing"
     elif path.stat().st_mtime_ns < tar.stat().st_mtime_ns:

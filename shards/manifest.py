@@ -91,6 +91,10 @@ class Split:
     def bytes(self) -> int:
         return sum(shard.bytes for shard in self.shards)
 
+    def samples_in(self, shard: Shard) -> int:
+        """Samples of this shard that are read."""
+        return shard.samples - sum(sample.shard == shard.name for sample in self.quarantined)
+
     def quarantined_in(self, shard: str) -> set[str]:
         """The keys that this shard's index leaves out."""
         return {sample.key for sample in self.quarantined if sample.shard == shard}

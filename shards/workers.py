@@ -69,14 +69,12 @@ def run(function: Callable, jobs: Sequence[tuple], workers: int, label: str, tot
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, stop))
     with Progress(label, total) as progress:
         try:
-            # Processes inherit what their parent does about Ctrl-C, from their first moment
-            heard = threading.current_thread() is threading.main_thread()
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN) if heard else None
+            # Processes inherit that Ctrl-C is held back, from their first moment; here it is heard afterwards
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             try:
                 pending = futures = [pool.submit(_job, function, job) for job in jobs]
             finally:
-                if heard:
-                    signal.signal(signal.SIGINT, before)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while pending:
                 ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in ended:
