@@ -25,23 +25,27 @@ CENTRE = MARGIN // 2
 FIVE_CROPS = ((0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN), (CENTRE, CENTRE))
 
 
-def region(shape, y, x, flip, side):
-    """The rectangle of the original that a crop shows, as (start, end), each (y, x) in pixels of the original.
+def region(encoded, offset, flip):
+    """The rectangle of the original that a crop shows, in its pixels, and the one to decode for it.
 
-    Args: shape: the picture's (height, width), float32; y, x: the crop's offset in the 256 x 256 patch, pixels;
-    flip: 0 or 1, mirrored when 1 (then start and end swap their x: DALI reads the rectangle backwards); side: pixels.
+    Everything is a vector (down, across): an expression over vectors is one operator, however long it is, and each
+    operator is a barrier over the batch.
+
+    Args: offset: the crop's place in the 256 x 256 patch, (y, x) pixels; flip: (0, 1) to mirror it, else (0, 0).
+    Returns: (anchor, extent) of the rectangle to decode, and (start, end) of the crop in it; mirrored, start and end
+    swap their x: DALI reads the rectangle backwards.
     """
-    height, width = shape[0], shape[1]
-    shorter = math.min(height, width)
+    shape = fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
+    shorter = fn.reductions.min(shape)
     # The scaled picture has whole pixels, and so has the offset of its central patch
-    scaled_height = math.floor(height * SIZE / shorter + 0.5)
-    scaled_width = math.floor(width * SIZE / shorter + 0.5)
-    top = (math.floor((scaled_height - SIZE) / 2) + y) * height / scaled_height
-    left = (math.floor((scaled_width - SIZE) / 2) + x) * width / scaled_width
-    tall, wide = side * height / scaled_height, side * width / scaled_width
-    start = fn.stack(top, left + wide * flip)
-    end = fn.stack(top + tall, left + wide * (1 - flip))
-    return start, end
+    scaled = math.floor(shape * SIZE / shorter + 0.5)
+    pixel = shape / scaled
+    low = (math.floor((scaled - SIZE) / 2) + offset) * pixel
+    # The triangle filter reaches a pixel of the result to either side: so many of the original, and one for rounding
+    reach = math.ceil(math.max(pixel, 1.0)) + 1
+    anchor = math.max(math.floor(low) - reach, 0.0)
+    extent = math.min(math.ceil(low + CROP * pixel) + reach, shape) - anchor
+    return anchor, extent, low - anchor + flip * CROP * pixel, low - anchor + (1.0 - flip) * CROP * pixel
 
 
 def read(paths: list[str], index_paths: list[str]):
@@ -69,32 +73,20 @@ def decoding(device: str) -> dict:
     }
 
 
-def cut(encoded, y, x, flip, device: str, stored: int | None):
-    """The 224 x 224 crop at (y, x) of the 256 x 256 patch, mirrored where `flip` is 1, uint8. No more is decoded than
-    the rectangle that it shows.
+def cut(encoded, offset, flip, device: str, stored: int | None):
+    """The 224 x 224 crop at `offset` of the 256 x 256 patch, mirrored or not, uint8. No more is decoded than the
+    rectangle that it shows.
 
-    Args: stored: the side of the squares that the set holds, pixels, or None when pictures have their own size.
+    Args: offset, flip: see `region`; stored: the side of the squares that the set holds, pixels, or None when pictures
+    have their own size.
     """
+    slicing = {"axes": [0, 1], "normalized_anchor": False, "normalized_shape": False, **decoding(device)}
     if stored == SIZE:
         # The patch itself is stored: the crop is a rectangle of it, and nothing is resampled
-        anchor = fn.cast(fn.stack(y, x), dtype=types.INT32)
-        shown = fn.decoders.image_slice(encoded, anchor, np.int32([CROP, CROP]), axes=[0, 1], **decoding(device))
-        return fn.flip(shown, horizontal=fn.cast(flip, dtype=types.INT32))
-    shape = fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
-    start, end = region(shape, y, x, flip, CROP)
-    low, high = math.min(start, end), math.max(start, end)
-    # The triangle filter reaches a pixel of the result to either side: so many of the original, and one for rounding
-    reach = math.ceil(math.max((high - low) / CROP, 1.0)) + 1
-    first = math.max(math.floor(low) - reach, 0.0)
-    last = math.min(math.ceil(high) + reach, shape)
-    anchor, extent = fn.cast(first, dtype=types.INT32), fn.cast(last - first, dtype=types.INT32)
-    shown = fn.decoders.image_slice(encoded, anchor, extent, axes=[0, 1], **decoding(device))
-    return scale(shown, start - first, end - first, CROP)
-
-
-def crop(picture, shape, y, x, flip, side):
-    """The same of a decoded picture, of any side up to the patch's own: several of one picture."""
-    return scale(picture, *region(fn.cast(shape[:2], dtype=types.FLOAT), y, x, flip, side), side)
+        shown = fn.decoders.image_slice(encoded, offset, np.float32([CROP, CROP]), **slicing)
+        return fn.flip(shown, horizontal=fn.cast(flip[1], dtype=types.INT32))
+    anchor, extent, start, end = region(encoded, offset, flip)
+    return scale(fn.decoders.image_slice(encoded, anchor, extent, **slicing), start, end, CROP)
 
 
 def scale(picture, start, end, side):
@@ -102,16 +94,24 @@ def scale(picture, start, end, side):
     return fn.resize(picture, roi_start=start, roi_end=end, size=(side, side), interp_type=types.INTERP_LINEAR)
 
 
+def patch(encoded, device: str):
+    """The central 256 x 256 patch of the scaled picture, uint8."""
+    shape = fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
+    scaled = math.floor(shape * SIZE / fn.reductions.min(shape) + 0.5)
+    low = math.floor((scaled - SIZE) / 2) * shape / scaled
+    return scale(decode(encoded, device), low, low + SIZE * shape / scaled, SIZE)
+
+
 @pipeline_def
 def train_graph(paths: list[str], index_paths: list[str], draws: Callable, device: str, stored: int | None):
     """Random crop and flip (section 4.1); mean and lighting are `pipeline.feed`'s.
 
-    Args: draws: called once a batch, gives (y, x, flip) as float32 arrays. Outputs: crops N x 224 x 224 x 3 uint8,
-    class numbers in ASCII.
+    Args: draws: called once a batch, gives each picture's (offset, flip) for `region`, N x 2 float32. Outputs: crops
+    N x 224 x 224 x 3 uint8, class numbers in ASCII.
     """
     encoded, label = read(paths, index_paths)
-    y, x, flip = fn.external_source(source=draws, num_outputs=3, batch=True, dtype=types.FLOAT)
-    return cut(encoded, y, x, flip, device, stored), label
+    offset, flip = fn.external_source(source=draws, num_outputs=2, batch=True, dtype=types.FLOAT)
+    return cut(encoded, offset, flip, device, stored), label
 
 
 @pipeline_def
@@ -119,11 +119,14 @@ def eval_graph(paths: list[str], index_paths: list[str], crops: int, device: str
     """The centre crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
     encoded, label = read(paths, index_paths)
     if crops == 1:
-        y, x, flip = (fn.cast(types.Constant(place, device="cpu"), dtype=types.FLOAT) for place in (CENTRE, CENTRE, 0))
-        return fn.stack(cut(encoded, y, x, flip, device, stored)), label
-    picture, shape = decode(encoded, device), fn.peek_image_shape(encoded)
-    views = [crop(picture, shape, y, x, flip, CROP) for flip in (0, 1) for y, x in FIVE_CROPS]
-    return fn.stack(*views), label
+        return fn.stack(cut(encoded, _vector(CENTRE, CENTRE), _vector(0, 0), device, stored)), label
+    square = patch(encoded, device)
+    views = [square[y : y + CROP, x : x + CROP] for y, x in FIVE_CROPS]
+    return fn.stack(*views, *(fn.flip(view) for view in views)), label
+
+
+def _vector(down: float, across: float):
+    return types.Constant(np.float32([down, across]), device="cpu")
 
 
 @pipeline_def
@@ -140,5 +143,4 @@ def stage_graph(paths: list[str], index_paths: list[str], stage: str, device: st
     encoded, label = read(paths, index_paths)
     if stage == "read":
         return encoded, label
-    picture = decode(encoded, device)
-    return picture if stage == "decode" else crop(picture, fn.peek_image_shape(encoded), 0, 0, 0, SIZE), label
+    return decode(encoded, device) if stage == "decode" else patch(encoded, device), label

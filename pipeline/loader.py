@@ -128,6 +128,11 @@ class Loader:
         light = rng.normal(0, 0.1, (n, 3)) @ self.stats.lighting_axes().T
         return tuple(np.ascontiguousarray(draw[mine], dtype=np.float32) for draw in (y, x, flip, light))
 
+    def _cuts(self, epoch: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The draws of a batch as `graph.region` takes them: offsets and flips, n x 2 float32."""
+        y, x, flip, _ = self.draws(epoch, batch)
+        return np.stack([y, x], axis=1), np.stack([np.zeros_like(flip), flip], axis=1)
+
     def _rows(self, epoch: int, start: int) -> np.ndarray:
         """This rank's samples of an epoch from batch `start` on, as rows (shard, sample)."""
         return self.order(epoch)[start:, self._mine].reshape(-1, 2)
@@ -187,7 +192,7 @@ class Loader:
         if self.view == "train":
             # DALI calls this once a batch, in order, ahead of the batch that is being used
             count = iter(range(start, 2**62))
-            return graph.train_graph(tars, indices, lambda: self.draws(epoch, next(count))[:3], **settings)
+            return graph.train_graph(tars, indices, lambda: self._cuts(epoch, next(count)), **settings)
         return graph.eval_graph(tars, indices, 1 if self.view == "centre" else 10, **settings)
 
     def _labels(self, ascii_numbers) -> torch.Tensor:
