@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.graph import CENTRE, CROP, SIZE
-from pipeline.loader import Loader
+from pipeline.loader import BAD, Loader
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.index import index_tar, write_index
@@ -87,19 +87,22 @@ class Stats:
 
 
 def compute(dataset: Dataset, threads: int) -> Stats:
-    """One pass over the whole train split through DALI, on the CPU, in 64-bit accumulators."""
+    """One pass over the whole train split through DALI, on the CPU, in 64-bit accumulators; what cannot be decoded does
+    not count."""
     total = np.zeros((SIZE, SIZE, 3), np.int64)
     products = np.zeros((3, 3), np.float64)
+    samples = 0
     loader = Loader(dataset, "train", "patch", batch_size=32, threads=threads)
     with Progress("stats", loader.samples) as progress:
         for batch in loader.epoch(0):
-            patches = batch.images.numpy()[: batch.valid]
+            counted = batch.labels[: batch.valid] != BAD
+            patches = batch.images[: batch.valid][counted].numpy()
+            samples += len(patches)
             total += patches.sum(axis=0, dtype=np.int64)
             for patch in patches:
                 pixels = patch.reshape(-1, 3).astype(np.float64)
                 products += pixels.T @ pixels
             progress.advance(batch.valid)
-    samples = loader.samples
     mean_image = total / samples
     channel_mean = mean_image.mean(axis=(0, 1))
     covariance = products / (samples * SIZE * SIZE) - np.outer(channel_mean, channel_mean)

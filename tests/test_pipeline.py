@@ -289,6 +289,15 @@ def test_bad_pictures_are_named_and_every_good_one_comes_once(data, tmp_path, ca
         assert torch.equal(wanted.labels, got.labels) and torch.equal(wanted.images[good], got.images[good])
 
 
+def test_a_bad_picture_does_not_count_in_the_statistics(data, tmp_path):
+    copy, _ = overwritten(data, tmp_path, [4])
+    stats = compute(Dataset.load(copy), threads=1)
+    loader = loader_of(Dataset.load(copy), "patch", batch_size=5)
+    patches = torch.cat([batch.images[: batch.valid][batch.labels[: batch.valid] != BAD] for batch in loader.epoch(0)])
+    assert stats.samples == len(patches) == 95
+    np.testing.assert_allclose(stats.mean_image, patches.double().mean(dim=0), rtol=1e-6)
+
+
 def test_too_many_bad_pictures_stop_it(data, tmp_path):
     copy, _ = overwritten(data, tmp_path, [2, 7])
     with pytest.raises(InputError, match=r"train-000001\.tar: .* --max-bad allows 1 such: .* verify .*--quarantine"):
