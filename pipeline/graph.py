@@ -35,7 +35,7 @@ def region(encoded, offset, flip):
     Returns: (anchor, extent) of the rectangle to decode, and (start, end) of the crop in it; mirrored, start and end
     swap their x: DALI reads the rectangle backwards.
     """
-    shape = fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
+    shape = seen_shape(encoded)
     shorter = fn.reductions.min(shape)
     # The scaled picture has whole pixels, and so has the offset of its central patch
     scaled = math.floor(shape * SIZE / shorter + 0.5)
@@ -59,18 +59,34 @@ def read(paths: list[str], index_paths: list[str]):
     )
 
 
-def decode(encoded, device: str):
-    """RGB pictures, H x W x 3 uint8, EXIF orientation applied."""
-    return fn.decoders.image(encoded, **decoding(device))
+def seen_shape(encoded):
+    """A picture's (height, width) as a viewer sees it, float32.
+
+    Every decoder here gets its rectangle from this, also where it could do without: a header that cannot be read has to
+    end the batch here. When a decoder of DALI 2.4 is the first to fail over one, it goes on with the batch's other
+    pictures in memory that it has given back, and the process crashes now and then.
+    """
+    return fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
 
 
-def decoding(device: str) -> dict:
-    """What every decoder here is told. The backends upsample chroma differently unless told otherwise."""
-    return {
-        "device": "mixed" if device == "gpu" else "cpu",
-        "output_type": types.RGB,
-        "jpeg_fancy_upsampling": True,
-    }
+def decode(encoded, anchor, extent, device: str):
+    """The rectangle of a picture at `anchor` (down, across), RGB, uint8, EXIF orientation applied."""
+    return fn.decoders.image_slice(
+        encoded,
+        anchor,
+        extent,
+        axes=[0, 1],
+        normalized_anchor=False,
+        normalized_shape=False,
+        device="mixed" if device == "gpu" else "cpu",
+        output_type=types.RGB,
+        jpeg_fancy_upsampling=True,  # the two backends upsample chroma differently unless told otherwise
+    )
+
+
+def whole(encoded, device: str):
+    """A picture decoded wholly, H x W x 3 uint8."""
+    return decode(encoded, np.float32([0, 0]), seen_shape(encoded), device)
 
 
 def cut(encoded, offset, flip, device: str, stored: int | None):
@@ -80,13 +96,12 @@ def cut(encoded, offset, flip, device: str, stored: int | None):
     Args: offset, flip: see `region`; stored: the side of the squares that the set holds, pixels, or None when pictures
     have their own size.
     """
-    slicing = {"axes": [0, 1], "normalized_anchor": False, "normalized_shape": False, **decoding(device)}
     if stored == SIZE:
         # The patch itself is stored: the crop is a rectangle of it, and nothing is resampled
-        shown = fn.decoders.image_slice(encoded, offset, np.float32([CROP, CROP]), **slicing)
+        shown = decode(encoded, offset, math.min(seen_shape(encoded), float(CROP)), device)
         return fn.flip(shown, horizontal=fn.cast(flip[1], dtype=types.INT32))
     anchor, extent, start, end = region(encoded, offset, flip)
-    return scale(fn.decoders.image_slice(encoded, anchor, extent, **slicing), start, end, CROP)
+    return scale(decode(encoded, anchor, extent, device), start, end, CROP)
 
 
 def scale(picture, start, end, side):
@@ -96,9 +111,7 @@ def scale(picture, start, end, side):
 
 def patch(encoded, device: str):
     """The central 256 x 256 patch of the scaled picture, uint8."""
-    # Of the decoded picture, not of its header: two operators that failed over one picture at a time crashed DALI 2.4
-    picture = decode(encoded, device)
-    shape = picture.shape(dtype=types.FLOAT)[:2]
+    picture, shape = whole(encoded, device), seen_shape(encoded)
     scaled = math.floor(shape * SIZE / fn.reductions.min(shape) + 0.5)
     low = math.floor((scaled - SIZE) / 2) * shape / scaled
     return scale(picture, low, low + SIZE * shape / scaled, SIZE)
@@ -135,7 +148,7 @@ def _vector(down: float, across: float):
 def probe_graph(device: str):
     """Decodes what is fed to it: to find the picture that a batch failed over."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-    return decode(encoded, device)
+    return whole(encoded, device)
 
 
 @pipeline_def
@@ -145,4 +158,4 @@ def stage_graph(paths: list[str], index_paths: list[str], stage: str, device: st
     encoded, label = read(paths, index_paths)
     if stage == "read":
         return encoded, label
-    return decode(encoded, device) if stage == "decode" else patch(encoded, device), label
+    return whole(encoded, device) if stage == "decode" else patch(encoded, device), label
