@@ -152,7 +152,11 @@ def _claimed(out: Path) -> Iterator[None]:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
     try:
         with locked(out):
-            yield
+            try:
+                yield
+            finally:
+                if not (out / PLAN).exists():  # nothing was begun: it was finished already, or refused
+                    _clear(out)
     finally:
         if made and not any(out.iterdir()):
             out.rmdir()

@@ -215,6 +215,7 @@ def test_a_folder_with_another_data_set_is_refused(images, data, tmp_path):
     assert stamps == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     with pytest.raises(InputError, match="holds another data set"):
         write_dataset(images, out, seed=1)
+    assert stamps == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}  # what was looked at leaves no trace
     (out / "dataset.json").unlink()
     with pytest.raises(InputError, match="parts of another data set"):
         write_dataset(images, out, seed=1)
