@@ -31,7 +31,6 @@ from shards.manifest import Dataset
 from shards.tars import IMAGE_EXTENSIONS
 
 BAD = -1  # the label of a picture that cannot be decoded; another stands in its place
-AHEAD = 3  # batches that DALI may have begun when it fails
 VIEWS = ("train", "centre", "ten", "patch", "decode", "read")
 
 
@@ -60,8 +59,8 @@ class Loader:
             likewise); "decode" and "read" stop after that stage and serve `pipeline` alone, to be measured.
         stats: the set's `pipeline.stats.Stats`, whose components light the "train" view.
         batch_size: of the global batch; each of `world` ranks decodes an equal part of it.
-        device_id: the CUDA device that decodes, or None for the CPU.
-        threads: CPU threads of this rank's pipeline.
+        device_id: the CUDA device that decodes, unless `decode_on` has the CPU do it; None for the CPU.
+        threads, prefetch, affinity, decode_on, hw_decoder_load: of this rank's pipeline: `pipeline.settings.Settings`.
         max_bad: the share of the split's samples that may be bad, one sample at least.
     Raises:
         InputError: the split is absent or smaller than a training batch, a tar is missing or damaged, or more samples
@@ -76,6 +75,10 @@ class Loader:
         *,
         batch_size: int,
         threads: int,
+        prefetch: int = 2,
+        affinity: bool = False,
+        decode_on: str = "device",
+        hw_decoder_load: float = 0.65,
         stats=None,
         seed: int = 0,
         rank: int = 0,
@@ -88,10 +91,13 @@ class Loader:
         if batch_size % world:
             raise InputError(f"--batch-size {batch_size} does not divide by {world} devices: choose a multiple")
         self.view, self.batch_size, self.seed, self.rank, self.world = view, batch_size, seed, rank, world
-        self.stats, self.threads, self.device_id = stats, threads, device_id
+        self.stats, self.prefetch = stats, prefetch
+        device_id = device_id if decode_on == "device" else None
+        self.running = {"num_threads": threads, "set_affinity": affinity, "device_id": device_id}
         self.stored = dataset.size
         self.tars = dataset.tars(split)
         described = dataset.split(split)
+        self.decoder = graph.decoder_options(device_id is not None, hw_decoder_load, described.sizes)
         self.entries = [
             current_index(tar, described.samples_in(shard), described.quarantined_in(shard.name), self._notice)
             for tar, shard in zip(self.tars, described.shards, strict=True)
@@ -153,7 +159,7 @@ class Loader:
                     images, labels = pipe.run()
                     break
                 except RuntimeError as error:
-                    self._find_bad(order[batch : batch + AHEAD], error)
+                    self._find_bad(order[batch : batch + self.prefetch + 1], error)
                     pipe = self.pipeline(epoch, batch)
             valid = min(self.batch_size, self.samples - batch * self.batch_size)
             light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.view == "train" else None
@@ -179,12 +185,11 @@ class Loader:
         return pipe
 
     def _graph(self, tars: list[str], indices: list[str], epoch: int, start: int):
-        device = "cpu" if self.device_id is None else "gpu"
         settings = {
             "batch_size": self.batch_size // self.world,
-            "num_threads": self.threads,
-            "device_id": self.device_id,
-            "device": device,
+            "prefetch_queue_depth": self.prefetch,
+            "decoder": self.decoder,
+            **self.running,
         }
         if self.view in ("patch", "decode", "read"):
             return graph.stage_graph(tars, indices, self.view, **settings)
@@ -196,7 +201,8 @@ class Loader:
         return graph.eval_graph(tars, indices, 1 if self.view == "centre" else 10, **settings)
 
     def _labels(self, ascii_numbers) -> torch.Tensor:
-        return torch.tensor([int(bytes(ascii_numbers.at(i))) for i in range(len(ascii_numbers))])
+        digits = np.asarray(ascii_numbers.as_tensor())
+        return torch.from_numpy(digits.view(f"S{digits.shape[1]}")[:, 0].astype(np.int64))
 
     def _stand_in(self, rows: np.ndarray) -> np.ndarray:
         """The same rows, the nearest good one before (or else after) in the place of each bad one."""
@@ -249,8 +255,8 @@ class Loader:
     def _undecodable(self, shard: int, sample: int) -> str | None:
         """Why a sample's picture cannot be decoded, None when it can."""
         data = self.jpeg(shard, sample)
-        settings = {"batch_size": 1, "num_threads": 1, "device_id": self.device_id, "prefetch_queue_depth": 1}
-        pipe = graph.probe_graph(device="cpu" if self.device_id is None else "gpu", **settings)
+        settings = {**self.running, "num_threads": 1, "batch_size": 1, "prefetch_queue_depth": 1}
+        pipe = graph.probe_graph(decoder=self.decoder, **settings)
         pipe.build()
         try:
             pipe.feed_input("encoded", [np.frombuffer(data, np.uint8)])
