@@ -12,7 +12,16 @@ from shards.errors import InputError
 # The heavy imports (torch, DALI) stand inside the commands that need them, so that --help answers at once.
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-GPUS = click.option("--gpus", type=int, help="Devices: 1 holds both towers, 2 one each.  [default: 1, or torchrun's]")
+GPUS = click.option(
+    "--gpus", type=int, help="Devices: 1 holds both towers, 2 one each, 8 four pairs.  [default: 1, or torchrun's]"
+)
+PARALLEL = click.option(
+    "--parallel",
+    type=click.Choice(["towers", "data", "hybrid"]),
+    default="towers",
+    show_default=True,
+    help="Devices hold a tower each, the whole net each, or all convolutions and a share of the dense layers.",
+)
 DEVICE = click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
@@ -239,6 +248,7 @@ def info(data, as_json):
 @click.option("--data", type=FOLDER, required=True, help="A folder made by `shard`.")
 @click.option("--out", type=FOLDER, required=True, help="RUN: gets config.json, metrics.jsonl and checkpoints.")
 @GPUS
+@PARALLEL
 @DEVICE
 @click.option("--epochs", type=click.IntRange(1), help="How long.  [default: 90, as in the paper]")
 @click.option("--steps", type=click.IntRange(1), help="How long, in updates, instead of --epochs.")

@@ -12,7 +12,6 @@ from shards.errors import InputError
 from shards.files import atomic_write
 from trainer.alexnet import AlexNet
 from trainer.recipe import PaperSGD
-from trainer.towers import Towers
 
 FORMAT = 1
 KEEP = 2  # the newest ones; 490 MB each at full width
@@ -23,16 +22,17 @@ def latest(run: Path) -> Path | None:
     return max(run.glob("checkpoint-*.pt"), default=None)
 
 
-def save(run: Path, step: int, net: AlexNet, optimiser: PaperSGD, towers: Towers, config: dict) -> None:
-    """Writes `checkpoint-STEP.pt` (tower 0 does; all must call) and removes all but the newest KEEP.
+def save(run: Path, step: int, net: AlexNet, optimiser: PaperSGD, writes: bool, config: dict) -> None:
+    """Writes `checkpoint-STEP.pt` where `writes` is true (all must call) and removes all but the newest KEEP.
 
     Raises InputError when the disk is full or the folder cannot be written.
     """
     velocity = {
-        name: towers.gather(optimiser.state[parameter]["velocity"]).cpu() for name, parameter in net.named_parameters()
+        name: net.holders(name).gather(optimiser.state[parameter]["velocity"]).cpu()
+        for name, parameter in net.named_parameters()
     }
     parameters = {name: tensor.cpu() for name, tensor in net.canonical_state().items()}
-    if towers.rank != 0:
+    if not writes:
         return
     path = run / f"checkpoint-{step:08d}.pt"
     state = {"format": FORMAT, "step": step, "config": config, "parameters": parameters, "velocity": velocity}
@@ -60,10 +60,10 @@ def read(path: Path) -> dict:
     return state
 
 
-def restore(state: dict, net: AlexNet, optimiser: PaperSGD, towers: Towers) -> int:
+def restore(state: dict, net: AlexNet, optimiser: PaperSGD) -> int:
     """Puts this place's part of a checkpoint into net and optimiser; returns the step it was written after."""
     net.load_canonical(state["parameters"])
     for name, parameter in net.named_parameters():
-        velocity = towers.slice(state["velocity"][name])
+        velocity = net.holders(name).slice(state["velocity"][name])
         optimiser.state[parameter]["velocity"] = velocity.to(parameter.device, copy=True)
     return state["step"]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from nvidia import dali
+from torch import nn
 
 from pipeline.feed import Feed
 from pipeline.loader import BAD, Loader
@@ -29,6 +29,7 @@ from trainer.alexnet import AlexNet
 from trainer.evaluate import evaluate
 from trainer.launch import Place, launch
 from trainer.recipe import PaperSGD, learning_rate
+from trainer.towers import Layout, replicate
 
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
 IDENTITY = ("dataset", "batch_size", "lr", "lr_steps", "seed", "dropout", "width", "mean")
@@ -39,6 +40,7 @@ def train(
     out: Path,
     *,
     gpus: int | None = None,
+    parallel: str = "towers",
     device: str = "auto",
     epochs: int | None = None,
     steps: int | None = None,
@@ -58,10 +60,11 @@ def train(
 ) -> None:
     """Trains on DIR's train split and evaluates on its val split, in one process a device.
 
-    Args: epochs or steps: how long (90 epochs when neither is given); batch_size: of the global batch; lr_steps: epochs
-    at whose start the rate is divided by ten; mean: see `pipeline.feed.Feed`; max_bad: see `pipeline.loader.Loader`;
-    decoding: what is chosen of `pipeline.settings.Settings`, by name;
-    resume: continue from the newest checkpoint of `out`; checkpoint_every, log_every: steps; eval_every: epochs.
+    Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
+    given); batch_size: of the global batch; lr_steps: epochs at whose start the rate is divided by ten; mean: see
+    `pipeline.feed.Feed`; max_bad: see `pipeline.loader.Loader`; decoding: what is chosen of
+    `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`; checkpoint_every,
+    log_every: steps; eval_every: epochs.
     Raises: InputError.
     """
     if epochs is not None and steps is not None:
@@ -74,6 +77,7 @@ def train(
         "data": str(data),
         "classes": list(dataset.classes),
         "gpus": gpus,
+        "parallel": parallel,
         "device": device,
         "epochs": 90 if epochs is None and steps is None else epochs,
         "steps": steps,
@@ -92,7 +96,7 @@ def train(
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "dali": dali.__version__},
     }
     check_run_folder(out, config, resume)
-    launch(train_rank, gpus, device, data, out, config)
+    launch(train_rank, gpus, device, data, out, config, parallel=parallel)
 
 
 def check_run_folder(out: Path, config: dict, resume: bool) -> None:
@@ -129,14 +133,15 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     val = Loader(dataset, "val", "centre", **shared) if "val" in dataset.splits else None
     last = config["steps"] or config["epochs"] * loader.batches
 
-    net = AlexNet(len(dataset.classes), config["width"], config["dropout"], place.towers)
+    net = AlexNet(len(dataset.classes), config["width"], config["dropout"], place.layout)
     net.initialise(config["seed"])
     net.to(place.device)
     optimiser = PaperSGD(net.parameters(), config["lr"])
     step = 0
     newest = checkpoint.latest(out)
     if newest:
-        step = checkpoint.restore(checkpoint.read(newest), net, optimiser, place.towers)
+        step = checkpoint.restore(checkpoint.read(newest), net, optimiser)
+    trained = replicate(net, place.layout)
     if place.rank == 0:
         with atomic_write(out / "config.json") as file:
             file.write(json.dumps(config, indent=1).encode())
@@ -154,13 +159,17 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
             optimiser.param_groups[0]["lr"] = rate
             place.agree_on_bad(loader)
             for batch in loader.epoch(epoch, start=step % loader.batches):
-                loss = train_step(net, optimiser, *place.whole(batch, feed), rng, config["seed"], step)
+                loss = train_step(
+                    trained, place.layout, optimiser, *place.whole(batch, feed), rng, config["seed"], step
+                )
                 step += 1
                 progress.advance(images_per_step)
                 saves = step % config["checkpoint_every"] == 0 or step == last
                 logs = step % config["log_every"] == 0 or step in (1, last)
                 if saves or logs:
-                    value = loss.item()  # waits for the device, so the clock is read after it
+                    value = place.layout.replicas.sum(
+                        loss
+                    ).item()  # waits for the device, so the clock is read after it
                     if not math.isfinite(value):
                         raise InputError(f"the loss is {value} at step {step}: lower --lr (now {rate:g})")
                 if logs:
@@ -182,17 +191,21 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
                         )
                 # After the evaluation, so that a resumed run need not repeat it
                 if saves:
-                    checkpoint.save(out, step, net, optimiser, place.towers, config)
+                    checkpoint.save(out, step, net, optimiser, place.rank == 0, config)
                 since += time.perf_counter() - pause  # img/s is of training alone
                 if step == last:
                     return
 
 
-def train_step(net, optimiser, images, labels, rng: torch.Generator, seed: int, step: int) -> torch.Tensor:
-    """One update on a global batch; returns the loss, a scalar on the device. `step` counts the updates before."""
+def train_step(
+    trained: nn.Module, layout: Layout, optimiser, images, labels, rng: torch.Generator, seed: int, step: int
+) -> torch.Tensor:
+    """One update on a global batch; returns this replica's share of the mean loss over it, a scalar on the device: the
+    shares add up. `trained` is what `trainer.towers.replicate` made; `step` counts the updates before."""
     rng.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
-    loss = F.cross_entropy(net(images, rng), labels, ignore_index=BAD)
+    good = layout.replicas.sum((labels != BAD).sum())
+    loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
     optimiser.zero_grad()
-    loss.backward()
+    (loss * layout.replicas.size).backward()  # DistributedDataParallel takes the replicas' mean, and it is their sum
     optimiser.step()
     return loss.detach()
