@@ -141,7 +141,7 @@ def trained(run_cli, data, out, *more, steps=4):
         *("train", "--data", data, "--out", out, "--device", "cpu", "--width", 0.05, "--batch-size", 12),
         *("--steps", steps, "--log-every", 1, "--eval-every", 100, "--lr", 0.001, *more),
     )
-    return metrics.read(out, "train"), checkpoint.read(checkpoint.latest(out))["parameters"]
+    return metrics.read(out, "train"), checkpoint.read(checkpoint.all_of(out)[0])["parameters"]
 
 
 def test_a_run_goes_on_in_another_layout(data, tmp_path, run_cli):

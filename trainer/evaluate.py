@@ -81,7 +81,9 @@ def find(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
-    newest = checkpoint.latest(path)
+    newest = next(iter(checkpoint.all_of(path)), None)
     if newest is None:
-        raise InputError(f"--checkpoint {path} holds no checkpoint-*.pt: give the --out folder of a training run")
+        raise InputError(
+            f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
+        )
     return newest

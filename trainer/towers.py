@@ -52,6 +52,12 @@ class Towers:
         """All processes' rows, one after the other along dim 0; any dtype, no gradient."""
         return x if self.group is None else self.all_gather(x)
 
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum over the parts of a tensor of any shape, in the tensor itself."""
+        if self.group is not None:
+            dist.all_reduce(own, group=self.group)
+        return own
+
     def slice(self, canonical: Tensor) -> Tensor:
         """This process's part, along dim 0, of a parameter of the one-device net."""
         return canonical if self.group is None else canonical.chunk(self.size)[self.rank]
