@@ -77,7 +77,7 @@ DROPS = 3  # times that the rate is divided by ten on a plateau (section 5: "red
 
 
 def learning_rate(
-    base: float, epoch: float, drops: Sequence[int] | str, errors: Sequence[float], patience: int
+    base: float, epoch: float, drops: Sequence[int] | str, errors: Sequence[float] = (), patience: int = 5
 ) -> float:
     """The rate in an epoch (from 0): `base`, divided by ten at each epoch of `drops` that has come; or, for "plateau",
     each time that `patience` validations in a row have brought no lower error than the best before, DROPS times.
