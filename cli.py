@@ -299,6 +299,19 @@ def info(data, as_json):
 )
 @click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
 @click.option(
+    "--variant",
+    type=click.Choice(["paper", "release-2012", "one-tower"]),
+    default="paper",
+    show_default=True,
+    help="The net: the paper's, that of the code of 2012, or the paper's smaller one to compare with (section 3.2).",
+)
+@click.option("--activation", type=click.Choice(["relu", "tanh"]), default="relu", show_default=True)
+@click.option("--lrn/--no-lrn", "norm", default=True, help="Local response normalisation.  [default: with it]")
+@click.option(
+    "--pool", type=click.Choice(["3/2", "2/2"]), default="3/2", show_default=True, help="Pooling: width/distance."
+)
+@click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
+@click.option(
     "--mean",
     type=click.Choice(["image", "channel"]),
     default="image",

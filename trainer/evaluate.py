@@ -12,7 +12,7 @@ from shards.errors import InputError
 from shards.manifest import Dataset
 from shards.progress import Progress
 from trainer import checkpoint
-from trainer.alexnet import AlexNet
+from trainer.alexnet import AlexNet, net_of
 from trainer.launch import Place
 
 
@@ -54,7 +54,7 @@ def evaluate_run(
             f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
             "give the data set it was trained on"
         )
-    net = AlexNet(len(dataset.classes), state["config"]["width"], state["config"]["dropout"], place.layout)
+    net = net_of(state["config"], len(dataset.classes), place.layout)
     net.load_canonical(state["parameters"])
     net.to(place.device)
     view = "ten" if crops == 10 else "centre"

@@ -27,7 +27,7 @@ from shards.files import atomic_write
 from shards.manifest import Dataset
 from shards.progress import Progress
 from trainer import checkpoint, metrics
-from trainer.alexnet import AlexNet
+from trainer.alexnet import AlexNet, net_of
 from trainer.evaluate import evaluate
 from trainer.launch import Place, launch
 from trainer.recipe import LARS, PLATEAU, PaperSGD, large_batch_rate, learning_rate
@@ -35,7 +35,10 @@ from trainer.stopping import Stopped, StopRequest
 from trainer.towers import Layout, replicate
 
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
-IDENTITY = (*("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),)
+IDENTITY = (
+    *("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),
+    *("variant", "activation", "norm", "pool", "lighting"),
+)
 
 
 def train(
@@ -55,6 +58,11 @@ def train(
     seed: int = 0,
     dropout: float = 0.5,
     width: float = 1.0,
+    variant: str = "paper",
+    activation: str = "relu",
+    norm: bool = True,
+    pool: str = "3/2",
+    lighting: bool = True,
     mean: str = "image",
     max_bad: float = 0.001,
     decoding: dict | None = None,
@@ -71,11 +79,12 @@ def train(
 
     Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
     given); batch_size: of the global batch; recipe: "paper" or "large-batch", see `trainer.recipe`; lr_steps: epochs at
-    whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; mean: see
-    `pipeline.feed.Feed`; max_bad: see `pipeline.loader.Loader`; decoding: what is chosen of
-    `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`; checkpoint_every,
-    log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop test at the end;
-    tensorboard: see `trainer.metrics.Journal`; profile: the first and last step to trace.
+    whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; variant,
+    activation, norm, pool: see `trainer.alexnet.Variant`; lighting, max_bad: see `pipeline.loader.Loader`; mean: see
+    `pipeline.feed.Feed`; decoding: what is chosen of `pipeline.settings.Settings`, by name; resume: continue from the
+    newest checkpoint of `out`; checkpoint_every, log_every: steps; keep: checkpoints; eval_every: epochs; final_crops:
+    10 adds the paper's ten-crop test at the end; tensorboard: see `trainer.metrics.Journal`; profile: the first and
+    last step to trace.
     Raises: InputError; `trainer.stopping.Stopped` when it was asked to stop, after a checkpoint.
     """
     if epochs is not None and steps is not None:
@@ -104,6 +113,11 @@ def train(
         "seed": seed,
         "dropout": dropout,
         "width": width,
+        "variant": variant,
+        "activation": activation,
+        "norm": norm,
+        "pool": pool,
+        "lighting": lighting,
         "mean": mean,
         "max_bad": max_bad,
         "decoding": decoding or {},
@@ -152,12 +166,12 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"]}
     shared |= {**place.loading, **config["decoding"]}
     feed = Feed(stats, config["mean"], place.device)
-    loader = Loader(dataset, "train", "train", seed=config["seed"], **shared)
+    loader = Loader(dataset, "train", "train", seed=config["seed"], lighting=config["lighting"], **shared)
     val = Loader(dataset, "val", "centre", **shared) if "val" in dataset.splits else None
     last = config["steps"] or config["epochs"] * loader.batches
     first = place.rank == 0
 
-    net = AlexNet(len(dataset.classes), config["width"], config["dropout"], place.layout)
+    net = net_of(config, len(dataset.classes), place.layout)
     net.initialise(config["seed"])
     net.to(place.device)
     optimiser = optimiser_of(config["recipe"], net, config["lr"])
@@ -185,7 +199,8 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
             place.agree_on_bad(loader)
             for batch in clock.waiting(loader.epoch(epoch, start=step % loader.batches)):
                 rate = rate_at(step, loader.batches, config, errors)
-                optimiser.param_groups[0]["lr"] = rate
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * group["times"]
                 images, labels = place.whole(batch, feed)
                 before, loss = (
                     loss,
@@ -244,7 +259,13 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
 def optimiser_of(recipe: str, net: AlexNet, lr: float) -> PaperSGD:
     """The optimiser of a `--recipe`."""
     if recipe == "paper":
-        return PaperSGD(net.parameters(), lr)
+        variant, biases = net.variant, {name: p for name, p in net.named_parameters() if name.endswith("bias")}
+        decay = {} if variant.bias_decay else {"weight_decay": 0.0}
+        groups = [
+            {"params": [p for name, p in net.named_parameters() if name not in biases]},
+            {"params": list(biases.values()), "times": variant.bias_rate, **decay},
+        ]
+        return PaperSGD(groups, lr)
     return LARS(net, lr, lambda layer, squares: net.holders(layer).sum(squares))
 
 

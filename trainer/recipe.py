@@ -10,13 +10,13 @@ class PaperSGD(torch.optim.Optimizer):
 
     The rate is inside the velocity, so what was gathered at an old rate stays when the rate drops;
     torch.optim.SGD multiplies the whole velocity by the new rate, and equals this only while the rate stands still.
-    Weight decay takes every parameter alike: the paper excepts none.
+    Weight decay takes every parameter alike: the paper excepts none. A group's "times" is for whoever sets its rate.
     """
 
     def __init__(
         self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0005
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "times": 1.0})
 
     @torch.no_grad()
     def step(self, closure=None):
