@@ -312,6 +312,16 @@ def info(data, as_json):
 )
 @click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of a step.",
+)
+@click.option(
+    "--compile", is_flag=True, help="Have torch.compile fuse the step.  [default: TorchScript, the LRN alone]"
+)
+@click.option(
     "--mean",
     type=click.Choice(["image", "channel"]),
     default="image",

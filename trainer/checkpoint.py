@@ -42,7 +42,15 @@ class Writer:
         self.run, self.writes, self.keep = run, writes, keep
         self.thread, self.pending = ThreadPoolExecutor(1), None
 
-    def save(self, step: int, net: AlexNet, optimiser: PaperSGD, config: dict, best: bool = False) -> None:
+    def save(
+        self,
+        step: int,
+        net: AlexNet,
+        optimiser: PaperSGD,
+        config: dict,
+        best: bool = False,
+        precision: dict | None = None,
+    ) -> None:
         """Has `checkpoint-STEP.safetensors` written, and `best.safetensors` be the same file if it is the `best`; waits
         for the one before it.
 
@@ -56,7 +64,12 @@ class Writer:
                 # The update goes on in these very tensors, so a copy is what is written
                 tensors[f"{kind}.{name}"] = whole.to("cpu", copy=True).contiguous() if self.writes else None
         if self.writes:
-            about = {"format": FORMAT, "step": str(step), "config": json.dumps(config)}
+            about = {
+                "format": FORMAT,
+                "step": str(step),
+                "config": json.dumps(config),
+                "precision": json.dumps(precision or {}),
+            }
             self.pending: Future = self.thread.submit(self._write, step, tensors, about, best)
 
     def wait(self) -> None:
@@ -92,7 +105,7 @@ def last_good(run: Path) -> str:
 
 def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
     """xxh3 over names, types, shapes and bytes, in the order of the names, and over what is said about them."""
-    digest = xxhash.xxh3_128(json.dumps([about[key] for key in ("format", "step", "config")]).encode())
+    digest = xxhash.xxh3_128(json.dumps([about[key] for key in ("format", "step", "config", "precision")]).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -101,7 +114,7 @@ def _checksum(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
 
 
 def read(path: Path) -> dict:
-    """The file's content: step, config, and the tensors of `parameters` and `velocity` by name.
+    """The file's content: step, config, precision's state, and the tensors of `parameters` and `velocity` by name.
 
     Raises InputError when it is none of ours, or a byte of it is not what was written.
     """
@@ -113,7 +126,8 @@ def read(path: Path) -> dict:
             raise InputError(f"{path} is not a checkpoint of format {FORMAT}")
         if about.get("checksum") != _checksum(tensors, about):
             raise ValueError("its checksum is not that of what it holds")
-        state = {"step": int(about["step"]), "config": json.loads(about["config"]), "parameters": {}, "velocity": {}}
+        state = {"step": int(about["step"]), "parameters": {}, "velocity": {}}
+        state |= {name: json.loads(about[name]) for name in ("config", "precision")}
         for name, tensor in tensors.items():
             kind, _, parameter = name.partition(".")
             state[kind][parameter] = tensor

@@ -14,10 +14,13 @@ from shards.progress import Progress
 from trainer import checkpoint
 from trainer.alexnet import AlexNet, net_of
 from trainer.launch import Place
+from trainer.precision import Precision
 
 
 @torch.inference_mode()
-def evaluate(net: AlexNet, loader: Loader, feed: Feed, place: Place, progress: Progress | None = None) -> dict:
+def evaluate(
+    net: AlexNet, loader: Loader, feed: Feed, place: Place, precision: Precision, progress: Progress | None = None
+) -> dict:
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     but for those that cannot be decoded.
 
@@ -29,7 +32,9 @@ def evaluate(net: AlexNet, loader: Loader, feed: Feed, place: Place, progress: P
     counts = torch.zeros(3, dtype=torch.int64, device=place.device)  # right at once, right among five, samples
     for batch in loader.epoch(0):
         images, labels = place.whole(batch, feed)
-        probabilities = net.probabilities(images.flatten(0, 1)).unflatten(0, (len(labels), -1)).mean(dim=1)
+        with precision.context():
+            probabilities = net.probabilities(images.flatten(0, 1))
+        probabilities = probabilities.unflatten(0, (len(labels), -1)).mean(dim=1)
         # Of the global batch's pictures this replica has these
         mine = range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)]
         labels, probabilities = labels[: len(mine)], probabilities[: len(mine)]
@@ -63,7 +68,8 @@ def evaluate_run(
     running = {**place.loading, **place.settings(decoding, dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
     with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
-        result = evaluate(net, loader, Feed(stats, state["config"]["mean"], place.device), place, progress)
+        feed = Feed(stats, state["config"]["mean"], place.device)
+        result = evaluate(net, loader, feed, place, Precision(state["config"]["precision"], place.device), progress)
     if place.rank == 0:
         report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
         if as_json:

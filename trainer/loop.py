@@ -30,6 +30,7 @@ from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet, net_of
 from trainer.evaluate import evaluate
 from trainer.launch import Place, launch
+from trainer.precision import Precision, compiled
 from trainer.recipe import LARS, PLATEAU, PaperSGD, large_batch_rate, learning_rate
 from trainer.stopping import Stopped, StopRequest
 from trainer.towers import Layout, replicate
@@ -37,7 +38,7 @@ from trainer.towers import Layout, replicate
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
 IDENTITY = (
     *("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),
-    *("variant", "activation", "norm", "pool", "lighting"),
+    *("variant", "activation", "norm", "pool", "lighting", "precision", "compile"),
 )
 
 
@@ -63,6 +64,8 @@ def train(
     norm: bool = True,
     pool: str = "3/2",
     lighting: bool = True,
+    precision: str = "fp32",
+    compile: bool = False,
     mean: str = "image",
     max_bad: float = 0.001,
     decoding: dict | None = None,
@@ -80,11 +83,11 @@ def train(
     Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
     given); batch_size: of the global batch; recipe: "paper" or "large-batch", see `trainer.recipe`; lr_steps: epochs at
     whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; variant,
-    activation, norm, pool: see `trainer.alexnet.Variant`; lighting, max_bad: see `pipeline.loader.Loader`; mean: see
-    `pipeline.feed.Feed`; decoding: what is chosen of `pipeline.settings.Settings`, by name; resume: continue from the
-    newest checkpoint of `out`; checkpoint_every, log_every: steps; keep: checkpoints; eval_every: epochs; final_crops:
-    10 adds the paper's ten-crop test at the end; tensorboard: see `trainer.metrics.Journal`; profile: the first and
-    last step to trace.
+    activation, norm, pool: see `trainer.alexnet.Variant`; precision, compile: see `trainer.precision`; lighting,
+    max_bad: see `pipeline.loader.Loader`; mean: see `pipeline.feed.Feed`; decoding: what is chosen of
+    `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`; checkpoint_every,
+    log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop test at the end;
+    tensorboard: see `trainer.metrics.Journal`; profile: the first and last step to trace.
     Raises: InputError; `trainer.stopping.Stopped` when it was asked to stop, after a checkpoint.
     """
     if epochs is not None and steps is not None:
@@ -118,6 +121,8 @@ def train(
         "norm": norm,
         "pool": pool,
         "lighting": lighting,
+        "precision": precision,
+        "compile": compile,
         "mean": mean,
         "max_bad": max_bad,
         "decoding": decoding or {},
@@ -179,7 +184,12 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     newest = checkpoint.newest(out, lambda text: print(text, file=sys.stderr) if first else None)
     if newest:
         step = checkpoint.restore(newest, net, optimiser)
+    precision = Precision(config["precision"], place.device)
+    if newest:
+        precision.load(newest["precision"])
     trained = replicate(net, place.layout)
+    if config["compile"]:
+        trained = compiled(trained, place.layout.dense.size > 1)
     errors = [line["top1_error"] for line in metrics.read(out, "eval") if line["step"] <= step and line["crops"] == 1]
     journal = None
     if first:
@@ -202,9 +212,9 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["times"]
                 images, labels = place.whole(batch, feed)
-                before, loss = (
-                    loss,
-                    train_step(trained, place.layout, optimiser, images, labels, rng, config["seed"], step),
+                before = loss
+                loss = train_step(
+                    trained, place.layout, optimiser, images, labels, rng, config["seed"], step, precision
                 )
                 # Of the step before: a GPU has one to work on while this waits
                 check_finite(before, step, loader, rate, out)
@@ -229,20 +239,20 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
                         )
                 with clock.paused():
                     if val and not stops and (step == last or (ends_epoch and (epoch + 1) % config["eval_every"] == 0)):
-                        result = evaluate(net, val, feed, place)
+                        result = evaluate(net, val, feed, place, precision)
                         best = result["top1_error"] < min(errors, default=math.inf)
                         errors.append(result["top1_error"])
                         if first:
                             record(journal, progress, step, last, epoch, 1, result)
                         if step == last and config["final_crops"] == 10:
                             ten = Loader(dataset, "val", "ten", **{**shared, **smaller(config["batch_size"], place)})
-                            result = evaluate(net, ten, feed, place)
+                            result = evaluate(net, ten, feed, place, precision)
                             if first:
                                 record(journal, progress, step, last, epoch, 10, result)
                     # After the evaluation, so that a resumed run need not repeat it
                     if saves or best:
                         check_finite(loss, step, loader, rate, out)
-                        writer.save(step, net, optimiser, config, best)
+                        writer.save(step, net, optimiser, config, best, precision.state())
                 if stops or step == last:
                     break
             if stops:
@@ -315,14 +325,23 @@ class Tracer:
 
 
 def train_step(
-    trained: nn.Module, layout: Layout, optimiser, images, labels, rng: torch.Generator, seed: int, step: int
+    trained: nn.Module,
+    layout: Layout,
+    optimiser,
+    images,
+    labels,
+    rng: torch.Generator,
+    seed: int,
+    step: int,
+    precision: Precision,
 ) -> torch.Tensor:
     """One update on a global batch; returns this replica's share of the mean loss over it, a scalar on the device: the
     shares add up. `trained` is what `trainer.towers.replicate` made; `step` counts the updates before."""
     rng.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
     good = layout.replicas.sum((labels != BAD).sum())
-    loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
+    with precision.context():
+        loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
     optimiser.zero_grad()
-    (loss * layout.replicas.size).backward()  # DistributedDataParallel takes the replicas' mean, and it is their sum
-    optimiser.step()
+    # DistributedDataParallel takes the replicas' mean, and it is their sum that is wanted
+    precision.update(loss * layout.replicas.size, optimiser)
     return loss.detach()
