@@ -275,15 +275,16 @@ def is_evaluated(step: int, last: int, batches: int, config: dict) -> bool:
 
 def optimiser_of(recipe: str, net: AlexNet, lr: float) -> PaperSGD:
     """The optimiser of a `--recipe`."""
+    variant, biases = net.variant, {name: p for name, p in net.named_parameters() if name.endswith("bias")}
+    decay = {} if variant.bias_decay else {"weight_decay": 0.0}
+    groups = [
+        {"params": [p for name, p in net.named_parameters() if name not in biases]},
+        {"params": list(biases.values()), "times": variant.bias_rate, **decay},
+    ]
     if recipe == "paper":
-        variant, biases = net.variant, {name: p for name, p in net.named_parameters() if name.endswith("bias")}
-        decay = {} if variant.bias_decay else {"weight_decay": 0.0}
-        groups = [
-            {"params": [p for name, p in net.named_parameters() if name not in biases]},
-            {"params": list(biases.values()), "times": variant.bias_rate, **decay},
-        ]
         return PaperSGD(groups, lr)
-    return LARS(net, lr, lambda layer, squares: net.holders(layer).sum(squares))
+    holders = {parameter: net.holders(name) for name, parameter in net.named_parameters()}
+    return LARS(groups, lr, lambda parameter, squares: holders[parameter].sum(squares))
 
 
 def rate_at(step: int, batches: int, config: dict, errors: Sequence[float]) -> float:
