@@ -42,11 +42,11 @@ class LARS(PaperSGD):
     """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv 1708.03888, algorithm 1), for large batches.
 
     v = momentum * v - local * lr * (gradient + weight_decay * w); w = w + v, where local is, for each parameter,
-    TRUST * |w| / (|gradient| + weight_decay * |w|), and 1 where |w| or |gradient| is 0. A layer's weights and its biases
-    have a local rate each, for the two norms' ratio is far apart in them (their section 4).
+    TRUST * |w| / (|gradient| + weight_decay * |w|), and 1 where |w| or |gradient| is 0. A layer's weights and biases
+    have a local rate each, for the ratio of the two norms is far apart in them, as the authors found.
 
-    Args: params: as in PaperSGD; total: makes the sums of squares that this process has for a parameter, a tensor, those
-    of the whole parameter, where several processes hold a part of it each.
+    Args: params: as in PaperSGD; total: makes the sums of squares that this process has for a parameter, a tensor,
+    those of the whole parameter, where several processes hold a part of it each.
     """
 
     TRUST = 0.02
