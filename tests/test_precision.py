@@ -63,10 +63,10 @@ def test_the_scale_is_in_the_checkpoint(tmp_path):
         parameter.grad = torch.ones_like(parameter)
     optimiser.step()
     writer = checkpoint.Writer(tmp_path, writes=True, keep=1)
-    writer.save(1, net, optimiser, {}, precision=precision.state())
+    writer.save(1, net, optimiser, {"config": {}, "errors": [], "precision": precision.state()})
     writer.wait()
     other = Precision("fp16", CPU)
-    other.load(checkpoint.read(checkpoint.all_of(tmp_path)[0])["precision"])
+    other.load(checkpoint.load(checkpoint.all_of(tmp_path)[0])["precision"])
     assert other.state() == precision.state()
 
 

@@ -1,6 +1,7 @@
 """Top-1 and top-5 error on a split (paper, section 4.1: ten crops, their softmax outputs averaged)."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,18 +20,27 @@ from trainer.precision import Precision
 
 @torch.inference_mode()
 def evaluate(
-    net: AlexNet, loader: Loader, feed: Feed, place: Place, precision: Precision, progress: Progress | None = None
-) -> dict:
+    net: AlexNet,
+    loader: Loader,
+    feed: Feed,
+    place: Place,
+    precision: Precision,
+    progress: Progress | None = None,
+    stops: Callable[[], bool] = lambda: False,
+) -> dict | None:
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     but for those that cannot be decoded.
 
     `loader` has view "centre" or "ten". All processes reach the same numbers. With fewer than five classes top-5 means
-    top-all, and its error is 0.
+    top-all, and its error is 0. None when `stops`, which is asked before each batch, says so.
     """
     net.eval()
     replicas = net.layout.replicas
     counts = torch.zeros(3, dtype=torch.int64, device=place.device)  # right at once, right among five, samples
     for batch in loader.epoch(0):
+        if stops():
+            net.train()
+            return None
         images, labels = place.whole(batch, feed)
         with precision.context():
             probabilities = net.probabilities(images.flatten(0, 1))

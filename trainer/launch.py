@@ -71,8 +71,15 @@ class Place:
 
     def meet(self) -> None:
         """Waits for all ranks."""
+        self.from_first(None)
+
+    def from_first(self, value):
+        """What the first rank gives, on all."""
+        told = [value]
         if self.world > 1:
-            dist.all_reduce(torch.zeros(1))
+            dist.broadcast_object_list(told, device=torch.device("cpu"))
+            dist.all_reduce(torch.zeros(1))  # the first waits for the others, too
+        return told[0]
 
     def over_ranks(self, value: float, operation) -> float:
         """The sum or minimum (a torch.distributed.ReduceOp) of a number over all ranks."""

@@ -41,7 +41,7 @@ def _window_sum(x: Tensor, n: int) -> Tensor:
 
 
 def _powers(d: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """d^-beta and 1 / d, written over d; the paper's beta of 0.75 by roots, which a CPU takes far faster than a power."""
+    """d^-beta and 1 / d, written over d; the paper's beta of 0.75 by roots, which a CPU takes faster than a power."""
     if beta == 0.75:
         root = d.rsqrt_().sqrt_()
         square = root * root
