@@ -48,8 +48,11 @@ def region(encoded, offset, flip):
     return anchor, extent, low - anchor + flip * CROP * pixel, low - anchor + (1.0 - flip) * CROP * pixel
 
 
-def read(paths: list[str], index_paths: list[str]):
-    """The reader: encoded pictures and the ASCII class numbers, in the order in which the index files list them."""
+def read(paths: list[str], index_paths: list[str] | Callable):
+    """The reader: encoded pictures and the ASCII class numbers, in the order in which the index files list them. With a
+    function in the place of these, what that returns of a batch: N byte arrays of pictures and N of numbers."""
+    if callable(index_paths):
+        return fn.external_source(source=index_paths, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
     return fn.readers.webdataset(
         paths=paths,
         index_paths=index_paths,

@@ -14,9 +14,11 @@ The price: a new pipeline each epoch (tenths of a second), and neighbours in an 
 is why the shards themselves are written in a shuffled order.
 """
 
+import itertools
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +28,9 @@ import torch
 from pipeline import graph
 from shards.errors import InputError
 from shards.images import check
-from shards.index import components, current_index, write_index
+from shards.index import components, write_index
 from shards.manifest import Dataset
+from shards.remote import Ahead
 from shards.tars import IMAGE_EXTENSIONS
 
 BAD = -1  # the label of a picture that cannot be decoded; another stands in its place
@@ -89,19 +92,15 @@ class Loader:
             raise InputError(f"--batch-size {batch_size} does not divide by {world} devices: choose a multiple")
         self.view, self.batch_size, self.seed, self.rank, self.world = view, batch_size, seed, rank, world
         self.stats, self.threads, self.device_id = stats, threads, device_id
-        self.stored = dataset.size
-        self.tars = dataset.tars(split)
-        described = dataset.split(split)
-        self.entries = [
-            current_index(tar, described.samples_in(shard), described.quarantined_in(shard.name), self._notice)
-            for tar, shard in zip(self.tars, described.shards, strict=True)
-        ]
+        self.dataset, self.stored = dataset, dataset.size
+        self.shards, self.tars = dataset.split(split).shards, dataset.tars(split)
+        self.entries = dataset.indices(split, self._notice)
         self.samples = sum(map(len, self.entries))
         self.bad: dict[tuple[int, int], str] = {}  # (shard, sample) and why
         self.most_bad = max(1, int(max_bad * self.samples))
         if view == "train" and self.samples < batch_size:
             raise InputError(
-                f"{dataset.root}: the {split} split holds {self.samples} samples, fewer than one batch "
+                f"{dataset.where}: the {split} split holds {self.samples} samples, fewer than one batch "
                 f"of {batch_size}: choose a smaller --batch-size"
             )
         self.batches = self.samples // batch_size if view == "train" else -(-self.samples // batch_size)
@@ -163,7 +162,10 @@ class Loader:
             yield Batch(torch.from_dlpack(images.as_tensor()), labels, light, valid)
 
     def pipeline(self, epoch: int, start: int = 0):
-        """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end it begins again."""
+        """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end others follow."""
+        if self.dataset.remote and not self.dataset.remote.by_dali:
+            fetched = self._fetched(epoch, start)
+            return self._graph([], lambda: next(fetched), epoch, start)
         rows = self._stand_in(self._rows(epoch, start))
         tars, indices = [], []
         with tempfile.TemporaryDirectory(prefix="alexnet-index-") as folder:
@@ -178,7 +180,26 @@ class Loader:
             pipe.build()  # reads the indices, which may go then
         return pipe
 
-    def _graph(self, tars: list[str], indices: list[str], epoch: int, start: int):
+    def _fetched(self, epoch: int, start: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+        """The pictures and class numbers as DALI's reader would give them, a batch at a time, from shards that are
+        fetched ahead. The next epoch follows: DALI works ahead, and so its first shards are there when it begins."""
+        batch, pictures, numbers = self.batch_size // self.world, [], []
+        for number in itertools.count(epoch):
+            rows = self._stand_in(self._rows(number, start if number == epoch else 0))
+            runs = np.split(rows, np.flatnonzero(np.diff(rows[:, 0])) + 1)
+            order = [self.shards[run[0, 0]] for run in runs]
+            ahead = Ahead(self.dataset.open, order, self.dataset.remote.ahead(self.shards))
+            for position, run in enumerate(runs):
+                with ahead.open(position) as file:
+                    for shard, sample in run.tolist():
+                        for extensions, parts in ((IMAGE_EXTENSIONS, pictures), (("cls",), numbers)):
+                            offset, size = self._part(shard, sample, extensions)
+                            parts.append(np.frombuffer(os.pread(file.fileno(), size, offset), np.uint8))
+                        if len(pictures) == batch:
+                            yield pictures, numbers
+                            pictures, numbers = [], []
+
+    def _graph(self, tars: list[str], indices: list[str] | Callable, epoch: int, start: int):
         device = "cpu" if self.device_id is None else "gpu"
         settings = {
             "batch_size": self.batch_size // self.world,
@@ -204,7 +225,7 @@ class Loader:
             return rows
         good = np.array([tuple(row) not in self.bad for row in rows.tolist()])
         if not good.any():
-            raise InputError(f"{self.tars[rows[0, 0]].parent}: no sample that is left of the epoch can be decoded")
+            raise InputError(f"{self.dataset.where}: no sample that is left of the epoch can be decoded")
         nearest = np.maximum.accumulate(np.where(good, np.arange(len(rows)), -1))
         return rows[np.where(nearest < 0, good.argmax(), nearest)]
 
@@ -220,7 +241,7 @@ class Loader:
             if found:
                 self.note_bad(found)
                 return
-        tars = sorted({self.tars[shard].name for shard in batches[0, :, 0]})
+        tars = sorted({self.shards[shard].name for shard in batches[0, :, 0]})
         raise InputError(
             f"DALI failed on a batch from {', '.join(tars)}, whose pictures can each be decoded: "
             f"{' '.join(str(error).split())[:300]}"
@@ -235,16 +256,24 @@ class Loader:
                 told = f"{self.tars[shard]}: {name} cannot be decoded ({reason})"
                 self._notice(f"{told}: left out, {len(self.bad)} so far")
                 if len(self.bad) > self.most_bad:
-                    remedy = f"`python cli.py verify {self.tars[shard].parent} --decode --quarantine` takes them out"
+                    folder = "DIR" if self.dataset.remote else self.dataset.root
+                    remedy = f"`python cli.py verify {folder} --decode --quarantine` takes them out"
                     raise InputError(f"{told}, and --max-bad allows {self.most_bad} such: {remedy}, or allow more")
 
     def jpeg(self, shard: int, sample: int) -> bytes:
         """A sample's picture as it is stored."""
+        offset, size = self._part(shard, sample, IMAGE_EXTENSIONS)
+        with self.dataset.open(self.shards[shard]) as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def _part(self, shard: int, sample: int, extensions: tuple[str, ...]) -> tuple[int, int]:
+        """Offset and size in its tar, in bytes, of a sample's first part with such an extension."""
         parts = components(self.entries[shard][sample])
-        _, offset, size, _ = next(part for part in parts if part[0] in IMAGE_EXTENSIONS)
-        with open(self.tars[shard], "rb") as file:
-            file.seek(int(offset))
-            return file.read(int(size))
+        for extension, offset, size, _ in parts:
+            if extension in extensions:
+                return int(offset), int(size)
+        raise InputError(f"{self.tars[shard]}: {parts[0][3]} stands alone, with no {' or '.join(extensions)}")
 
     def _undecodable(self, shard: int, sample: int) -> str | None:
         """Why a sample's picture cannot be decoded, None when it can."""

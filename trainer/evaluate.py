@@ -11,6 +11,7 @@ from pipeline.stats import Stats
 from shards.errors import InputError
 from shards.manifest import Dataset
 from shards.progress import Progress
+from shards.remote import Remote
 from trainer import checkpoint
 from trainer.alexnet import AlexNet
 from trainer.launch import Place
@@ -40,9 +41,12 @@ def evaluate(net: AlexNet, loader: Loader, feed: Feed, place: Place, progress: P
     return {"top1_error": 1 - right1 / samples, "top5_error": 1 - right5 / samples, "samples": samples}
 
 
-def evaluate_run(place: Place, data: Path, path: Path, split: str, crops: int, batch_size: int, as_json: bool) -> None:
+def evaluate_run(
+    place: Place, data: Path | Remote, path: Path, split: str, crops: int, batch_size: int, as_json: bool
+) -> None:
     """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     file = find(path)
     state = checkpoint.read(file)
     if len(state["config"]["classes"]) != len(dataset.classes):

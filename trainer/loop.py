@@ -24,6 +24,7 @@ from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
 from shards.progress import Progress
+from shards.remote import Remote
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet
 from trainer.evaluate import evaluate
@@ -35,7 +36,7 @@ IDENTITY = ("dataset", "batch_size", "lr", "lr_steps", "seed", "dropout", "width
 
 
 def train(
-    data: Path,
+    data: Path | Remote,
     out: Path,
     *,
     gpus: int | None = None,
@@ -65,7 +66,7 @@ def train(
     if epochs is not None and steps is not None:
         raise InputError("--epochs and --steps both say how long to train: give one of them")
     dataset = Dataset.load(data)
-    Stats.load(data)
+    Stats.load(dataset.root)
     dataset.split("train")
     config = {
         "dataset": dataset.fingerprint,
@@ -115,9 +116,10 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
-def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
+def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> None:
     """One rank's part of a training run."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"], **place.loading}
     feed = Feed(stats, config["mean"], place.device)
     loader = Loader(dataset, "train", "train", seed=config["seed"], **shared)

@@ -28,6 +28,7 @@ from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
+from shards.remote import Remote
 from shards.synthetic import render_folders
 from shards.writer import write_dataset
 from trainer.alexnet import AlexNet
@@ -40,7 +41,7 @@ WINDOWS = 5  # a stage's time is cut into so many; the spread is over them
 
 
 def bench(
-    data: Path | None, json_path: Path | None, batch_size: int, width: float, seconds: float, gpus, device
+    data: Path | Remote | None, json_path: Path | None, batch_size: int, width: float, seconds: float, gpus, device
 ) -> None:
     """Prints each stage's images per second and the bottleneck; writes them to `json_path` as JSON.
 
@@ -60,9 +61,12 @@ def bench(
         launch(bench_rank, gpus, device, data, described, json_path, batch_size, width, seconds)
 
 
-def bench_rank(place: Place, data: Path, described: str, json_path, batch_size: int, width: float, seconds: float):
+def bench_rank(
+    place: Place, data: Path | Remote, described: str, json_path, batch_size: int, width: float, seconds: float
+):
     """One rank's part: every rank runs every stage, their images per second add up."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     shared = {"stats": stats, "batch_size": batch_size, **place.loading}
     # What one rank counts for a step: with two towers both work on every image of the global batch
     images = batch_size // place.world
