@@ -126,6 +126,6 @@ def test_a_cache_smaller_than_the_set_stays_within_its_bounds(data, tmp_path, se
     ends.set()
     watching.join()
     assert 0 < max(largest) <= limit
-    # The second epoch had to fetch some again, and not all
+    # The second epoch had to fetch some again; DALI runs ahead into the third, by a shard and the next
     tars = [name for name in server.asked if name.endswith(".tar")]
-    assert len(near.tars) < len(tars) <= 2 * len(near.tars)
+    assert len(near.tars) < len(tars) <= 2 * len(near.tars) + 2
