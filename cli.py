@@ -24,6 +24,41 @@ DEVICE = click.option(
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 
 
+DECODING = {
+    "threads": click.option(
+        "--threads", type=click.IntRange(1), help="DALI's CPU threads of a rank.  [default: tuned, or one a core]"
+    ),
+    "prefetch": click.option(
+        "--prefetch", type=click.IntRange(1), help="Batches that DALI works ahead.  [default: tuned, or 2]"
+    ),
+    "affinity": click.option(
+        "--affinity/--no-affinity", default=None, help="Bind DALI's threads to cores.  [default: tuned, or not]"
+    ),
+    "decode_on": click.option(
+        "--decode-on",
+        type=click.Choice(["device", "cpu"]),
+        help="Where pictures are decoded.  [default: tuned, or the net's device]",
+    ),
+    "hw_decoder_load": click.option(
+        "--hw-decoder-load",
+        type=click.FloatRange(0, 1),
+        help="Share of JPEGs for a GPU's hardware decoder.  [default: tuned, or 0.65]",
+    ),
+}
+
+
+def decoding(command):
+    """DALI's settings as options, which the command takes as one dict; None is what `throughput-bench --tune` found."""
+
+    @functools.wraps(command)
+    def packed(**options):
+        return command(decoding={name: options.pop(name) for name in DECODING}, **options)
+
+    for option in reversed(DECODING.values()):
+        packed = option(packed)
+    return packed
+
+
 class Size(click.ParamType):
     """A number of bytes, with or without a unit: 1000, 64MiB, 1GB."""
 
@@ -282,6 +317,7 @@ def info(data, as_json):
 @click.option(
     "--eval-every", type=click.IntRange(1), default=1, show_default=True, help="Epochs; the last step always."
 )
+@decoding
 def train(resume, **options):
     """Train AlexNet: --gpus 2 is the paper's two towers, one a device."""
     from trainer import loop
@@ -305,12 +341,13 @@ def train(resume, **options):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @GPUS
 @DEVICE
-def evaluate(data, checkpoint, crops, split, batch_size, as_json, gpus, device):
+@decoding
+def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus, device):
     """Top-1 and top-5 error of a checkpoint; every sample counts exactly once."""
     from trainer.evaluate import evaluate_run
     from trainer.launch import launch
 
-    launch(evaluate_run, gpus, device, data, checkpoint, split, int(crops), batch_size, as_json)
+    launch(evaluate_run, gpus, device, data, checkpoint, split, int(crops), batch_size, decoding, as_json)
 
 
 @main.command("throughput-bench")
@@ -324,8 +361,10 @@ def evaluate(data, checkpoint, crops, split, batch_size, as_json, gpus, device):
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A stage's time."
 )
+@click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
 @GPUS
 @DEVICE
+@decoding
 def throughput_bench(**options):
     """Images per second of each stage, and which of them bounds training."""
     from trainer import throughput

@@ -1,6 +1,6 @@
 """The DALI graph: a JPEG in, the crop that the net is fed out (paper, sections 2 and 4.1).
 
-One description serves CPU and GPU: only `device` differs. On a GPU the Huffman decoding may stay on the host
+One description serves CPU and GPU: only `decoder` differs. On a GPU the Huffman decoding may stay on the host
 ("mixed"), all else runs on the device.
 
 The paper scales the shorter side to 256, cuts out the central 256 x 256 patch and takes a 224 x 224 crop of that at a
@@ -14,12 +14,18 @@ from collections.abc import Callable
 import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 
+from shards.manifest import Sizes
 from shards.tars import IMAGE_EXTENSIONS
 
 SIZE = 256  # shorter side after scaling, and side of the central patch (section 2)
 CROP = 224  # side of what the net sees (section 4.1)
 MARGIN = SIZE - CROP  # crop offsets are 0..MARGIN, both ends included
 CENTRE = MARGIN // 2
+
+# What a GPU's decoder reserves, bytes a pixel of the largest picture, and twice on the host, a thread: the ratios of
+# NVIDIA's own figures for ImageNet (DALI's RN50 example: 211,025,920 and 140,544,512 for 5980 x 6430 pixels)
+DEVICE_BYTES, HOST_BYTES = 211_025_920 / (5980 * 6430), 140_544_512 / (5980 * 6430)
+MOST_RESERVED = 5980 * 6430  # pixels: a picture beyond these makes the decoder allocate when it comes
 
 # Section 4.1: "the four corner patches and the center patch as well as their horizontal reflections": (y, x) offsets
 FIVE_CROPS = ((0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN), (CENTRE, CENTRE))
@@ -48,11 +54,27 @@ def region(encoded, offset, flip):
     return anchor, extent, low - anchor + flip * CROP * pixel, low - anchor + (1.0 - flip) * CROP * pixel
 
 
-def read(paths: list[str], index_paths: list[str] | Callable):
-    """The reader: encoded pictures and the ASCII class numbers, in the order in which the index files list them. With a
-    function in the place of these, what that returns of a batch: N byte arrays of pictures and N of numbers."""
-    if callable(index_paths):
-        return fn.external_source(source=index_paths, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
+def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> dict:
+    """DALI's options of a decoder that change its speed and memory and not its pictures.
+
+    On a GPU the memory is reserved at once for the set's largest picture, lest a giant in mid-epoch stop all for a new
+    and larger allocation; the CPU's decoder takes no such hint.
+    """
+    if not gpu:
+        return {"device": "cpu"}
+    pixels = min(largest.pixels, MOST_RESERVED)
+    return {
+        "device": "mixed",
+        "hw_decoder_load": hw_decoder_load,
+        "preallocate_width_hint": largest.width,
+        "preallocate_height_hint": -(-pixels // largest.width),
+        "device_memory_padding": int(DEVICE_BYTES * pixels),
+        "host_memory_padding": int(HOST_BYTES * pixels),
+    }
+
+
+def tar_reader(paths: list[str], index_paths: list[str]):
+    """Encoded pictures and ASCII class numbers from tars, in the order in which the index files list them."""
     return fn.readers.webdataset(
         paths=paths,
         index_paths=index_paths,
@@ -60,6 +82,20 @@ def read(paths: list[str], index_paths: list[str] | Callable):
         missing_component_behavior="error",
         name="reader",
     )
+
+
+def fetched_reader(source: Callable):
+    """The same from a function that is called once a batch: N byte arrays of pictures and N of numbers."""
+    return fn.external_source(source=source, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
+
+
+def read(reader: Callable):
+    """Encoded pictures and class numbers; the numbers are ASCII, filled up with zero bytes to the batch's longest.
+
+    Args: reader: one of the above with its arguments; a graph calls it where it begins.
+    """
+    encoded, label = reader()
+    return encoded, fn.pad(label)
 
 
 def seen_shape(encoded):
@@ -72,8 +108,11 @@ def seen_shape(encoded):
     return fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
 
 
-def decode(encoded, anchor, extent, device: str):
-    """The rectangle of a picture at `anchor` (down, across), RGB, uint8, EXIF orientation applied."""
+def decode(encoded, anchor, extent, decoder: dict):
+    """The rectangle of a picture at `anchor` (down, across), RGB, uint8, EXIF orientation applied.
+
+    Args: decoder: see `decoder_options`.
+    """
     return fn.decoders.image_slice(
         encoded,
         anchor,
@@ -81,18 +120,18 @@ def decode(encoded, anchor, extent, device: str):
         axes=[0, 1],
         normalized_anchor=False,
         normalized_shape=False,
-        device="mixed" if device == "gpu" else "cpu",
         output_type=types.RGB,
         jpeg_fancy_upsampling=True,  # the two backends upsample chroma differently unless told otherwise
+        **decoder,
     )
 
 
-def whole(encoded, device: str):
+def whole(encoded, decoder: dict):
     """A picture decoded wholly, H x W x 3 uint8."""
-    return decode(encoded, np.float32([0, 0]), seen_shape(encoded), device)
+    return decode(encoded, np.float32([0, 0]), seen_shape(encoded), decoder)
 
 
-def cut(encoded, offset, flip, device: str, stored: int | None):
+def cut(encoded, offset, flip, decoder: dict, stored: int | None):
     """The 224 x 224 crop at `offset` of the 256 x 256 patch, mirrored or not, uint8. No more is decoded than the
     rectangle that it shows.
 
@@ -101,10 +140,10 @@ def cut(encoded, offset, flip, device: str, stored: int | None):
     """
     if stored == SIZE:
         # The patch itself is stored: the crop is a rectangle of it, and nothing is resampled
-        shown = decode(encoded, offset, math.min(seen_shape(encoded), float(CROP)), device)
+        shown = decode(encoded, offset, math.min(seen_shape(encoded), float(CROP)), decoder)
         return fn.flip(shown, horizontal=fn.cast(flip[1], dtype=types.INT32))
     anchor, extent, start, end = region(encoded, offset, flip)
-    return scale(decode(encoded, anchor, extent, device), start, end, CROP)
+    return scale(decode(encoded, anchor, extent, decoder), start, end, CROP)
 
 
 def scale(picture, start, end, side):
@@ -112,33 +151,33 @@ def scale(picture, start, end, side):
     return fn.resize(picture, roi_start=start, roi_end=end, size=(side, side), interp_type=types.INTERP_LINEAR)
 
 
-def patch(encoded, device: str):
+def patch(encoded, decoder: dict):
     """The central 256 x 256 patch of the scaled picture, uint8."""
-    picture, shape = whole(encoded, device), seen_shape(encoded)
+    picture, shape = whole(encoded, decoder), seen_shape(encoded)
     scaled = math.floor(shape * SIZE / fn.reductions.min(shape) + 0.5)
     low = math.floor((scaled - SIZE) / 2) * shape / scaled
     return scale(picture, low, low + SIZE * shape / scaled, SIZE)
 
 
 @pipeline_def
-def train_graph(paths: list[str], index_paths: list[str], draws: Callable, device: str, stored: int | None):
+def train_graph(reader: Callable, draws: Callable, decoder: dict, stored: int | None):
     """Random crop and flip (section 4.1); mean and lighting are `pipeline.feed`'s.
 
     Args: draws: called once a batch, gives each picture's (offset, flip) for `region`, N x 2 float32. Outputs: crops
     N x 224 x 224 x 3 uint8, class numbers in ASCII.
     """
-    encoded, label = read(paths, index_paths)
+    encoded, label = read(reader)
     offset, flip = fn.external_source(source=draws, num_outputs=2, batch=True, dtype=types.FLOAT)
-    return cut(encoded, offset, flip, device, stored), label
+    return cut(encoded, offset, flip, decoder, stored), label
 
 
 @pipeline_def
-def eval_graph(paths: list[str], index_paths: list[str], crops: int, device: str, stored: int | None):
+def eval_graph(reader: Callable, crops: int, decoder: dict, stored: int | None):
     """The centre crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
-    encoded, label = read(paths, index_paths)
+    encoded, label = read(reader)
     if crops == 1:
-        return fn.stack(cut(encoded, _vector(CENTRE, CENTRE), _vector(0, 0), device, stored)), label
-    square = patch(encoded, device)
+        return fn.stack(cut(encoded, _vector(CENTRE, CENTRE), _vector(0, 0), decoder, stored)), label
+    square = patch(encoded, decoder)
     views = [square[y : y + CROP, x : x + CROP] for y, x in FIVE_CROPS]
     return fn.stack(*views, *(fn.flip(view) for view in views)), label
 
@@ -148,17 +187,17 @@ def _vector(down: float, across: float):
 
 
 @pipeline_def
-def probe_graph(device: str):
+def probe_graph(decoder: dict):
     """Decodes what is fed to it: to find the picture that a batch failed over."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-    return whole(encoded, device)
+    return whole(encoded, decoder)
 
 
 @pipeline_def
-def stage_graph(paths: list[str], index_paths: list[str], stage: str, device: str):
+def stage_graph(reader: Callable, stage: str, decoder: dict):
     """The way up to a stage: "read" (the JPEGs' bytes), "decode" (H x W x 3 uint8) or "patch" (the central patch,
     N x 256 x 256 x 3 uint8: what the mean image and the components are taken over)."""
-    encoded, label = read(paths, index_paths)
+    encoded, label = read(reader)
     if stage == "read":
         return encoded, label
-    return whole(encoded, device) if stage == "decode" else patch(encoded, device), label
+    return whole(encoded, decoder) if stage == "decode" else patch(encoded, decoder), label

@@ -14,6 +14,8 @@ The price: a new pipeline each epoch (tenths of a second), and neighbours in an 
 is why the shards themselves are written in a shuffled order.
 """
 
+import ctypes
+import functools
 import itertools
 import os
 import sys
@@ -34,7 +36,6 @@ from shards.remote import Ahead
 from shards.tars import IMAGE_EXTENSIONS
 
 BAD = -1  # the label of a picture that cannot be decoded; another stands in its place
-AHEAD = 3  # batches that DALI may have begun when it fails
 VIEWS = ("train", "centre", "ten", "patch", "decode", "read")
 
 
@@ -63,8 +64,8 @@ class Loader:
             likewise); "decode" and "read" stop after that stage and serve `pipeline` alone, to be measured.
         stats: the set's `pipeline.stats.Stats`, whose components light the "train" view.
         batch_size: of the global batch; each of `world` ranks decodes an equal part of it.
-        device_id: the CUDA device that decodes, or None for the CPU.
-        threads: CPU threads of this rank's pipeline.
+        device_id: the CUDA device that decodes, unless `decode_on` has the CPU do it; None for the CPU.
+        threads, prefetch, affinity, decode_on, hw_decoder_load: of this rank's pipeline: `pipeline.settings.Settings`.
         max_bad: the share of the split's samples that may be bad, one sample at least.
     Raises:
         InputError: the split is absent or smaller than a training batch, a tar is missing or damaged, or more samples
@@ -79,6 +80,10 @@ class Loader:
         *,
         batch_size: int,
         threads: int,
+        prefetch: int = 2,
+        affinity: bool = False,
+        decode_on: str = "device",
+        hw_decoder_load: float = 0.65,
         stats=None,
         seed: int = 0,
         rank: int = 0,
@@ -91,9 +96,13 @@ class Loader:
         if batch_size % world:
             raise InputError(f"--batch-size {batch_size} does not divide by {world} devices: choose a multiple")
         self.view, self.batch_size, self.seed, self.rank, self.world = view, batch_size, seed, rank, world
-        self.stats, self.threads, self.device_id = stats, threads, device_id
+        self.stats, self.prefetch = stats, prefetch
+        device_id = device_id if decode_on == "device" else None
+        self.running = {"num_threads": threads, "set_affinity": affinity, "device_id": device_id}
         self.dataset, self.stored = dataset, dataset.size
-        self.shards, self.tars = dataset.split(split).shards, dataset.tars(split)
+        described = dataset.split(split)
+        self.decoder = graph.decoder_options(device_id is not None, hw_decoder_load, described.sizes)
+        self.shards, self.tars = described.shards, dataset.tars(split)
         self.entries = dataset.indices(split, self._notice)
         self.samples = sum(map(len, self.entries))
         self.bad: dict[tuple[int, int], str] = {}  # (shard, sample) and why
@@ -152,7 +161,7 @@ class Loader:
                     images, labels = pipe.run()
                     break
                 except RuntimeError as error:
-                    self._find_bad(order[batch : batch + AHEAD], error)
+                    self._find_bad(order[batch : batch + self.prefetch + 1], error)
                     pipe = self.pipeline(epoch, batch)
             valid = min(self.batch_size, self.samples - batch * self.batch_size)
             light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.view == "train" else None
@@ -163,9 +172,10 @@ class Loader:
 
     def pipeline(self, epoch: int, start: int = 0):
         """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end others follow."""
+        _give_back()
         if self.dataset.remote and not self.dataset.remote.by_dali:
             fetched = self._fetched(epoch, start)
-            return self._graph([], lambda: next(fetched), epoch, start)
+            return self._graph(functools.partial(graph.fetched_reader, lambda: next(fetched)), epoch, start)
         rows = self._stand_in(self._rows(epoch, start))
         tars, indices = [], []
         with tempfile.TemporaryDirectory(prefix="alexnet-index-") as folder:
@@ -176,8 +186,15 @@ class Loader:
                 write_index(index, [self.entries[shard][sample] for sample in run[:, 1]])
                 tars.append(str(self.tars[shard]))
                 indices.append(str(index))
-            pipe = self._graph(tars, indices, epoch, start)
-            pipe.build()  # reads the indices, which may go then
+            pipe = self._graph(functools.partial(graph.tar_reader, tars, indices), epoch, start)
+            try:
+                pipe.build()  # reads the indices, which may go then
+            except RuntimeError as error:
+                if not self.dataset.remote:
+                    raise
+                reason = " ".join(str(error).partition("encountered:")[2].split())[:200]
+                remedy = "set AWS_ENDPOINT_URL and AWS_REGION for it, or have it read through --cache DIR"
+                raise InputError(f"DALI cannot read {self.dataset.where} ({reason}): {remedy}") from None
         return pipe
 
     def _fetched(self, epoch: int, start: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
@@ -199,25 +216,25 @@ class Loader:
                             yield pictures, numbers
                             pictures, numbers = [], []
 
-    def _graph(self, tars: list[str], indices: list[str] | Callable, epoch: int, start: int):
-        device = "cpu" if self.device_id is None else "gpu"
+    def _graph(self, reader: Callable, epoch: int, start: int):
         settings = {
             "batch_size": self.batch_size // self.world,
-            "num_threads": self.threads,
-            "device_id": self.device_id,
-            "device": device,
+            "prefetch_queue_depth": self.prefetch,
+            "decoder": self.decoder,
+            **self.running,
         }
         if self.view in ("patch", "decode", "read"):
-            return graph.stage_graph(tars, indices, self.view, **settings)
+            return graph.stage_graph(reader, self.view, **settings)
         settings["stored"] = self.stored
         if self.view == "train":
             # DALI calls this once a batch, in order, ahead of the batch that is being used
             count = iter(range(start, 2**62))
-            return graph.train_graph(tars, indices, lambda: self._cuts(epoch, next(count)), **settings)
-        return graph.eval_graph(tars, indices, 1 if self.view == "centre" else 10, **settings)
+            return graph.train_graph(reader, lambda: self._cuts(epoch, next(count)), **settings)
+        return graph.eval_graph(reader, 1 if self.view == "centre" else 10, **settings)
 
     def _labels(self, ascii_numbers) -> torch.Tensor:
-        return torch.tensor([int(bytes(ascii_numbers.at(i))) for i in range(len(ascii_numbers))])
+        digits = np.asarray(ascii_numbers.as_tensor())
+        return torch.from_numpy(digits.view(f"S{digits.shape[1]}")[:, 0].astype(np.int64))
 
     def _stand_in(self, rows: np.ndarray) -> np.ndarray:
         """The same rows, the nearest good one before (or else after) in the place of each bad one."""
@@ -278,8 +295,8 @@ class Loader:
     def _undecodable(self, shard: int, sample: int) -> str | None:
         """Why a sample's picture cannot be decoded, None when it can."""
         data = self.jpeg(shard, sample)
-        settings = {"batch_size": 1, "num_threads": 1, "device_id": self.device_id, "prefetch_queue_depth": 1}
-        pipe = graph.probe_graph(device="cpu" if self.device_id is None else "gpu", **settings)
+        settings = {**self.running, "num_threads": 1, "batch_size": 1, "prefetch_queue_depth": 1}
+        pipe = graph.probe_graph(decoder=self.decoder, **settings)
         pipe.build()
         try:
             pipe.feed_input("encoded", [np.frombuffer(data, np.uint8)])
@@ -291,3 +308,9 @@ class Loader:
 
     def _notice(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _give_back() -> None:
+    """Returns to the system what DALI has freed: glibc keeps it, and with it, epoch by epoch, the rooms that giant
+    pictures needed."""
+    ctypes.CDLL(None).malloc_trim(0)

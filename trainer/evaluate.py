@@ -42,7 +42,14 @@ def evaluate(net: AlexNet, loader: Loader, feed: Feed, place: Place, progress: P
 
 
 def evaluate_run(
-    place: Place, data: Path | Remote, path: Path, split: str, crops: int, batch_size: int, as_json: bool
+    place: Place,
+    data: Path | Remote,
+    path: Path,
+    split: str,
+    crops: int,
+    batch_size: int,
+    decoding: dict,
+    as_json: bool,
 ) -> None:
     """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
     dataset = Dataset.load(data)
@@ -60,7 +67,8 @@ def evaluate_run(
     view = "ten" if crops == 10 else "centre"
     if crops == 10:  # ten times the memory and work a picture
         batch_size = -(-batch_size // 10 // place.world) * place.world
-    loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **place.loading)
+    running = {**place.loading, **place.settings(decoding, dataset.size)._asdict()}
+    loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
     with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
         result = evaluate(net, loader, Feed(stats, state["config"]["mean"], place.device), place, progress)
     if place.rank == 0:

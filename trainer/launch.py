@@ -18,8 +18,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 
-from pipeline.feed import Feed
+from pipeline.feed import Feed, to_device
 from pipeline.loader import Batch, Loader
+from pipeline.settings import Settings, place_of, read_tuned, settings
 from shards.errors import InputError
 from trainer.towers import Towers
 
@@ -39,11 +40,15 @@ class Place:
         """What a `pipeline.loader.Loader` has to know of this place."""
         return {"threads": self.threads, "rank": self.rank, "world": self.world, "device_id": self.device_id}
 
+    def settings(self, chosen: dict, stored: int | None) -> Settings:
+        """How DALI is to run here: see `pipeline.settings.settings`."""
+        return settings(chosen, read_tuned(place_of(self.device_id, self.threads, stored)), self.threads)
+
     def whole(self, batch: Batch, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
         """The global batch, (images as the net is fed them, labels) on this device, from what each rank has decoded of
         it: 150,528 bytes a picture cross between the towers."""
-        images, labels = (self.towers.gather_batch(part.to(self.device)) for part in (batch.images, batch.labels))
-        light = None if batch.light is None else self.towers.gather_batch(batch.light.to(self.device))
+        images, labels = (self.towers.gather_batch(to_device(part, self.device)) for part in batch[:2])
+        light = None if batch.light is None else self.towers.gather_batch(to_device(batch.light, self.device))
         return feed(images, light), labels
 
     def agree_on_bad(self, loader: Loader) -> None:
@@ -54,6 +59,14 @@ class Place:
             dist.all_gather_object(found, loader.bad)
             for bad in found:
                 loader.note_bad(bad)
+
+    def over_ranks(self, value: float, operation) -> float:
+        """The sum or minimum (a torch.distributed.ReduceOp) of a number over all ranks."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, operation)
+        return tensor.item()
 
     @property
     def device_id(self) -> int | None:

@@ -51,6 +51,7 @@ def train(
     width: float = 1.0,
     mean: str = "image",
     max_bad: float = 0.001,
+    decoding: dict | None = None,
     resume: bool = False,
     checkpoint_every: int = 1000,
     log_every: int = 10,
@@ -60,6 +61,7 @@ def train(
 
     Args: epochs or steps: how long (90 epochs when neither is given); batch_size: of the global batch; lr_steps: epochs
     at whose start the rate is divided by ten; mean: see `pipeline.feed.Feed`; max_bad: see `pipeline.loader.Loader`;
+    decoding: what is chosen of `pipeline.settings.Settings`, by name;
     resume: continue from the newest checkpoint of `out`; checkpoint_every, log_every: steps; eval_every: epochs.
     Raises: InputError.
     """
@@ -84,6 +86,7 @@ def train(
         "width": width,
         "mean": mean,
         "max_bad": max_bad,
+        "decoding": decoding or {},
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
         "eval_every": eval_every,
@@ -120,7 +123,9 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
     """One rank's part of a training run."""
     dataset = Dataset.load(data)
     stats = Stats.load(dataset.root)
-    shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"], **place.loading}
+    config["decoding"] = place.settings(config["decoding"], dataset.size)._asdict()
+    shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"]}
+    shared |= {**place.loading, **config["decoding"]}
     feed = Feed(stats, config["mean"], place.device)
     loader = Loader(dataset, "train", "train", seed=config["seed"], **shared)
     val = Loader(dataset, "val", "centre", **shared) if "val" in dataset.splits else None

@@ -35,17 +35,27 @@ from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.loop import train_step
 from trainer.recipe import PaperSGD
+from trainer.tuning import tune_rank
 
 SCHEMA = 1
 WINDOWS = 5  # a stage's time is cut into so many; the spread is over them
 
 
 def bench(
-    data: Path | Remote | None, json_path: Path | None, batch_size: int, width: float, seconds: float, gpus, device
+    data: Path | Remote | None,
+    json_path: Path | None,
+    batch_size: int,
+    width: float,
+    seconds: float,
+    tune: bool,
+    decoding: dict,
+    gpus,
+    device,
 ) -> None:
     """Prints each stage's images per second and the bottleneck; writes them to `json_path` as JSON.
 
-    Args: data: a data set's folder, None to render one of 512 pictures; seconds: a stage's time.
+    Args: data: a data set's place, None to render one of 512 pictures; seconds: a stage's time; tune: find
+    settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
     Raises: InputError.
     """
     if json_path and not json_path.absolute().parent.is_dir():
@@ -58,16 +68,27 @@ def bench(
             described = "512 rendered pictures"
         else:
             described = str(data)
-        launch(bench_rank, gpus, device, data, described, json_path, batch_size, width, seconds)
+        if tune:
+            launch(tune_rank, gpus, device, data, batch_size, decoding, seconds / 10)
+        else:
+            launch(bench_rank, gpus, device, data, described, json_path, batch_size, width, seconds, decoding)
 
 
 def bench_rank(
-    place: Place, data: Path | Remote, described: str, json_path, batch_size: int, width: float, seconds: float
-):
+    place: Place,
+    data: Path | Remote,
+    described: str,
+    json_path,
+    batch_size: int,
+    width: float,
+    seconds: float,
+    decoding: dict,
+) -> None:
     """One rank's part: every rank runs every stage, their images per second add up."""
     dataset = Dataset.load(data)
     stats = Stats.load(dataset.root)
-    shared = {"stats": stats, "batch_size": batch_size, **place.loading}
+    settings = place.settings(decoding, dataset.size)
+    shared = {"stats": stats, "batch_size": batch_size, **place.loading, **settings._asdict()}
     # What one rank counts for a step: with two towers both work on every image of the global batch
     images = batch_size // place.world
     rates = {}
@@ -99,6 +120,7 @@ def bench_rank(
             "batch_size": batch_size,
             "width": width,
             "seconds_per_stage": seconds,
+            "decoding": settings._asdict(),
             "stages": [
                 {"name": stage, "img_per_s": medians[stage], **spread(values)} for stage, values in rates.items()
             ],
@@ -122,17 +144,8 @@ def measure(step: Callable[[], object], images: int, seconds: float, place: Plac
         return time.perf_counter() - began
 
     run(2)  # warm-up: buffers, caches, TorchScript's profiling runs
-    steps = over_ranks(max(1.0, seconds / WINDOWS / run(1)), place, dist.ReduceOp.MIN)
-    return [over_ranks(int(steps) * images / run(int(steps)), place, dist.ReduceOp.SUM) for _ in range(WINDOWS)]
-
-
-def over_ranks(value: float, place: Place, operation) -> float:
-    """The sum or minimum of a number over all ranks."""
-    if place.world == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=place.device)
-    dist.all_reduce(tensor, operation)
-    return tensor.item()
+    steps = place.over_ranks(max(1.0, seconds / WINDOWS / run(1)), dist.ReduceOp.MIN)
+    return [place.over_ranks(int(steps) * images / run(int(steps)), dist.ReduceOp.SUM) for _ in range(WINDOWS)]
 
 
 def endless(loader: Loader) -> Iterator[Batch]:

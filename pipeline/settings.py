@@ -1,0 +1,116 @@
+"""How DALI is to run: threads, queue, decoder. None of it changes a picture; all of it changes the speed.
+
+`throughput-bench --tune` tries settings on the machine at hand and keeps the fastest in a file of the user's cache
+folder, an entry for each kind of machine and of shards; `train`, `eval` and `throughput-bench` take them from there.
+What the command line says goes before what was tuned, and that before DALI's own defaults.
+"""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from shards.errors import InputError
+from shards.files import atomic_write
+
+ROUNDS = 3  # each candidate's turns
+GAIN = 1.03  # what a candidate must be faster by: less is noise
+
+
+class Settings(NamedTuple):
+    """threads: CPU threads of one rank's pipeline; prefetch: batches that DALI works ahead; affinity: threads are bound
+    to cores; decode_on: "device", where the net is, or "cpu", wherever that is; hw_decoder_load: the share of JPEGs
+    that a GPU's hardware decoder takes, where there is one."""
+
+    threads: int
+    prefetch: int = 2
+    affinity: bool = False
+    decode_on: str = "device"
+    hw_decoder_load: float = 0.65
+
+
+def settings(chosen: dict, tuned: dict, threads: int) -> Settings:
+    """`chosen` on the command line (None: not), else `tuned`, else the defaults with so many threads."""
+    said = {name: value for name, value in chosen.items() if value is not None}
+    return Settings(**{"threads": threads, **tuned, **said})
+
+
+def place_of(device_id: int | None, cores: int, stored: int | None) -> str:
+    """The name under which a tuning is kept: the device and the cores of a rank, and the pictures' size."""
+    if device_id is None:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        device = next(names, platform.machine())
+    else:
+        device = torch.cuda.get_device_name(device_id)
+    return f"{device}, {cores} cores a rank, {f'pictures of {stored} x {stored}' if stored else 'originals'}"
+
+
+def tuned_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-dali" / "tuned.json"
+
+
+def read_tuned(place: str) -> dict:
+    """What was tuned for a place, by `Settings`' names, if anything. Raises InputError for a broken file."""
+    path = tuned_file()
+    try:
+        kept = json.loads(path.read_text()).get(place, {})
+        Settings(**{"threads": 1, **kept})
+        return kept
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no file that --tune wrote ({error}): remove it, and tune again") from None
+
+
+def write_tuned(place: str, found: Settings) -> Path:
+    """Keeps a tuning, beside those of other places."""
+    path = tuned_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    with atomic_write(path) as file:
+        file.write(json.dumps({**kept, place: found._asdict()}, indent=1).encode() + b"\n")
+    return path
+
+
+def candidates(cores: int, gpu: bool) -> dict[str, tuple]:
+    """The values to try of each setting, for a rank with so many cores."""
+    wanted = {
+        "threads": tuple(sorted({max(1, cores // 2), max(1, cores - 1), cores, cores + 1, 2 * cores})),
+        "prefetch": (1, 2, 3, 4),
+    }
+    # Near 0.1 is best with some 70 threads, and far more with few: DALI's documentation says to find it by trying
+    of_gpus = {
+        "decode_on": ("device", "cpu"),
+        "hw_decoder_load": (0.0, 0.1, 0.3, 0.5, 0.65, 0.8, 0.95),
+        "affinity": (False, True),
+    }
+    return {**of_gpus, **wanted} if gpu else wanted
+
+
+def tune(
+    rate: Callable[[Settings], float], begin: Settings, cores: int, gpu: bool, say: Callable[[str], None]
+) -> Settings:
+    """The fastest settings found, trying one setting's values after another's, the others as they then are.
+
+    The values of one setting take turns, ROUNDS times, and the median of `rate`, pictures a second, decides; what was
+    there before has to be beaten by more than noise, GAIN.
+    """
+    best = begin
+    for name, values in candidates(cores, gpu).items():
+        trials = {value: best._replace(**{name: value}) for value in dict.fromkeys((getattr(best, name), *values))}
+        rates = {value: [] for value in trials}
+        for _ in range(ROUNDS):
+            for value, trial in trials.items():
+                rates[value].append(rate(trial))
+        medians = {value: statistics.median(measured) for value, measured in rates.items()}
+        fastest = max(medians, key=medians.get)
+        if medians[fastest] > GAIN * medians[getattr(best, name)]:
+            best = best._replace(**{name: fastest})
+        say(f"{name}: {', '.join(f'{value} {speed:.0f}' for value, speed in medians.items())} img/s")
+    return best
