@@ -242,14 +242,18 @@ class Cache:
             file, ours = self._reserve(part)
             with file:
                 if not ours:
-                    fcntl.flock(file, fcntl.LOCK_EX)  # until the other is done or gave up; then look again
+                    # Until the other is done or gave up; then look again. Shared: the file may be the whole shard by
+                    # then, and in the hands of readers that wait for us elsewhere
+                    fcntl.flock(file, fcntl.LOCK_SH)
                     continue
+                if path.exists():  # since we looked
+                    part.unlink()
+                    return
                 try:
-                    if not path.exists():
-                        download(part)
-                        _sync(part)
+                    download(part)
+                    _sync(part)
                     with locked(self.root, wait=True):
-                        part.unlink() if path.exists() else part.rename(path)
+                        part.rename(path)
                 except BaseException:
                     part.unlink(missing_ok=True)
                     raise
@@ -263,7 +267,7 @@ class Cache:
                     file = open(part, "ab")  # noqa: SIM115 - the caller closes it
                 except OSError as error:
                     raise InputError(f"{part.parent} cannot be written: {error.strerror}") from None
-                if not _lock(file):
+                if not _lock(file) or not os.fstat(file.fileno()).st_nlink:  # another's, or what another gave up
                     return file, False
                 if self._make_room():
                     return file, True
