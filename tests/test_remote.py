@@ -424,6 +424,11 @@ def test_s3_shards_that_are_not_there_are_named(data, bucket, tmp_path, monkeypa
     client.put_object(Bucket="alexnet", Key="half/train-000001.tar", Body=b"short")
     with pytest.raises(InputError, match=r"half/train-000001\.tar has 5 bytes, and dataset\.json says"):
         loader_of(Remote("s3://alexnet/half"))
+    good = loader_of(Remote("s3://alexnet/some/set"))
+    client.delete_object(Bucket="alexnet", Key="half/train-000001.tar")
+    monkeypatch.setattr(good, "tars", [tar.replace("some/set", "half") for tar in good.tars])
+    with pytest.raises(InputError, match=r"DALI cannot read s3://.*train-000001\.tar.*set AWS_ENDPOINT_URL"):
+        next(good.epoch(0))  # it went after it was looked for
     with pytest.raises(InputError, match=r"s3://alexnet/none/dataset\.json is missing"):
         Dataset.load(Remote("s3://alexnet/none"))
 
@@ -431,6 +436,7 @@ def test_s3_shards_that_are_not_there_are_named(data, bucket, tmp_path, monkeypa
 # The commands
 
 
+@pytest.mark.long
 def test_a_run_from_a_url_is_the_run_from_the_folder(data, tmp_path, serve, run_cli):
     server = serve(data)
     small = ["--device", "cpu", "--width", 0.05, "--batch-size", 8, "--lr", 0.001, "--steps", 14, "--log-every", 1]
