@@ -12,7 +12,16 @@ from shards.errors import InputError
 # The heavy imports (torch, DALI) stand inside the commands that need them, so that --help answers at once.
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-GPUS = click.option("--gpus", type=int, help="Devices: 1 holds both towers, 2 one each.  [default: 1, or torchrun's]")
+GPUS = click.option(
+    "--gpus", type=int, help="Devices: 1 holds both towers, 2 one each, 8 four pairs.  [default: 1, or torchrun's]"
+)
+PARALLEL = click.option(
+    "--parallel",
+    type=click.Choice(["towers", "data", "hybrid"]),
+    default="towers",
+    show_default=True,
+    help="Devices hold a tower each, the whole net each, or all convolutions and a share of the dense layers.",
+)
 DEVICE = click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
@@ -80,17 +89,31 @@ class Size(click.ParamType):
 
 
 class Epochs(click.ParamType):
-    """Epoch numbers with commas between them; the empty text is none."""
+    """Epoch numbers with commas between them; the empty text is none; or the word plateau."""
 
     name = "epochs"
 
     def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) or value == "plateau":
             return value
         try:
             return tuple(int(number) for number in value.split(",") if number.strip())
         except ValueError:
-            self.fail(f"{value!r} is no list of epochs: write it like 25,51,79", param, ctx)
+            self.fail(f"{value!r} is no list of epochs: write it like 25,51,79, or plateau", param, ctx)
+
+
+class Steps(click.ParamType):
+    """The first and the last of some steps: 10-20."""
+
+    name = "first-last"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        first, _, last = value.partition("-")
+        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+            self.fail(f"{value!r} names no steps: write it like 10-20", param, ctx)
+        return int(first), int(last)
 
 
 class Location(click.ParamType):
@@ -272,15 +295,34 @@ def info(data, as_json):
 @located
 @click.option("--out", type=FOLDER, required=True, help="RUN: gets config.json, metrics.jsonl and checkpoints.")
 @GPUS
+@PARALLEL
 @DEVICE
 @click.option("--epochs", type=click.IntRange(1), help="How long.  [default: 90, as in the paper]")
 @click.option("--steps", type=click.IntRange(1), help="How long, in updates, instead of --epochs.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["paper", "large-batch"]),
+    default="paper",
+    show_default=True,
+    help="large-batch: --lr in proportion to the batch, warm-up, LARS.",
+)
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True, help="Learning rate.")
 @click.option(
-    "--lr-steps", type=Epochs(), default="25,51,79", show_default=True, help="Epochs at which it is divided by 10."
+    "--lr-steps",
+    type=Epochs(),
+    default="25,51,79",
+    show_default=True,
+    help="Epochs at which it is divided by 10, or plateau: as the validation error stops improving, three times.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Evaluations that make a plateau.",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, order, draws and dropout."
@@ -311,18 +353,35 @@ def info(data, as_json):
     help="auto: from RUN's newest checkpoint.",
 )
 @click.option("--checkpoint-every", type=click.IntRange(1), default=1000, show_default=True, help="Steps.")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Checkpoints, besides the best.")
 @click.option(
     "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps; the first and last always."
 )
 @click.option(
     "--eval-every", type=click.IntRange(1), default=1, show_default=True, help="Epochs; the last step always."
 )
+@click.option(
+    "--final-crops",
+    type=click.Choice(["1", "10"]),
+    default="1",
+    show_default=True,
+    help="10: the paper's test at the end.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files, too, into RUN.")
+@click.option("--profile", type=Steps(), metavar="FIRST-LAST", help="Trace these steps into RUN, for chrome://tracing.")
 @decoding
-def train(resume, **options):
-    """Train AlexNet: --gpus 2 is the paper's two towers, one a device."""
-    from trainer import loop
+def train(resume, final_crops, **options):
+    """Train AlexNet: --gpus 2 is the paper's two towers, one a device.
 
-    loop.train(resume=resume == "auto", **options)
+    SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
+    """
+    from trainer import loop
+    from trainer.stopping import STOPPED, Stopped
+
+    try:
+        loop.train(resume=resume == "auto", final_crops=int(final_crops), **options)
+    except Stopped:
+        raise SystemExit(STOPPED) from None
 
 
 @main.command("eval")

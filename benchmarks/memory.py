@@ -25,7 +25,7 @@ from shards.files import atomic_write
 from shards.workers import cores
 from trainer.launch import Place
 from trainer.throughput import machine
-from trainer.towers import Towers
+from trainer.towers import whole
 
 SHARDS, SMALL = 20, (72, 64)
 
@@ -65,7 +65,7 @@ def memory() -> dict[str, float]:
 @click.option("--epochs", default=5, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
 def main(pictures: int, giants: int, side: int, epochs: int, json_path: Path | None) -> None:
-    place = Place(torch.device("cpu"), 0, 1, Towers(), cores())
+    place = Place(torch.device("cpu"), 0, 1, whole(), cores())
     report = {"schema": 1, "command": " ".join(["python", *sys.argv]), "machine": machine(place), "epochs": []}
     with tempfile.TemporaryDirectory(prefix="alexnet-memory-") as folder:
         write(Path(folder), pictures, giants, side)

@@ -40,7 +40,7 @@ from shards.workers import cores
 from shards.writer import write_dataset
 from trainer.launch import Place
 from trainer.throughput import machine
-from trainer.towers import Towers
+from trainer.towers import whole
 
 BATCH, COPIES = 64, 10
 # Ratio, its two operands, and the targets of the issue that asked for it: to reach, then to try for
@@ -217,7 +217,7 @@ def summary(values: list[float]) -> dict:
 @click.option("--seconds", default=5.0, show_default=True, help="Of each contestant in each round.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
 def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> None:
-    place = Place(torch.device("cpu"), 0, 1, Towers(), cores())
+    place = Place(torch.device("cpu"), 0, 1, whole(), cores())
     report = {"schema": 1, "command": " ".join(["python", *sys.argv]), "machine": machine(place), "batch_size": BATCH}
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         # Several times over, or an epoch's beginning would count for more than it does in ImageNet

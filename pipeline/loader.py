@@ -277,6 +277,11 @@ class Loader:
                     remedy = f"`python cli.py verify {folder} --decode --quarantine` takes them out"
                     raise InputError(f"{told}, and --max-bad allows {self.most_bad} such: {remedy}, or allow more")
 
+    def keys(self, epoch: int, batch: int) -> list[str]:
+        """The pictures of a batch over all ranks, as their tar's name and their own."""
+        rows = self.order(epoch)[batch].tolist()
+        return [f"{self.tars[shard].name}: {components(self.entries[shard][sample])[0][3]}" for shard, sample in rows]
+
     def jpeg(self, shard: int, sample: int) -> bytes:
         """A sample's picture as it is stored."""
         offset, size = self._part(shard, sample, IMAGE_EXTENSIONS)

@@ -1,15 +1,9 @@
-"""The net against the paper's figure 2, and two processes against one."""
+"""The net against the paper's figure 2."""
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-import torch.nn.functional as F
 
 from trainer.alexnet import POSITIVE_BIASES, AlexNet
-from trainer.launch import leave_group
-from trainer.recipe import PaperSGD
-from trainer.towers import Towers
 
 # weights per kernel x kernels + biases; grouped layers read one tower's half
 PARAMETERS = {
@@ -91,72 +85,3 @@ def test_canonical_state_of_another_net_is_refused():
         small.load_canonical(wide.canonical_state())
     with pytest.raises(ValueError, match=r"fc8\.bias"):
         small.load_canonical({k: v for k, v in small.canonical_state().items() if k != "fc8.bias"})
-
-
-def one_step(towers, dtype, dropout, classes, state=None):
-    """Loss, logits, canonical gradients and canonical weights after one update of a narrow net."""
-    net = AlexNet(classes, width=0.125, dropout=dropout, towers=towers).to(dtype)
-    if state is None:
-        net.initialise(seed=7)
-    else:
-        net.load_canonical(state)
-    data = torch.Generator().manual_seed(1)
-    images = torch.randn(4, 3, 224, 224, generator=data, dtype=dtype)
-    labels = torch.randint(classes, (4,), generator=data)
-    logits = net(images, torch.Generator().manual_seed(3))
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    gradients = {name: towers.gather(parameter.grad).clone() for name, parameter in net.named_parameters()}
-    PaperSGD(net.parameters(), lr=0.01).step()
-    return {"loss": loss.detach(), "logits": logits.detach(), **gradients}, net.canonical_state()
-
-
-CASES = [(torch.float64, 1e-9, 0.0, 10), (torch.float64, 1e-9, 0.5, 7), (torch.float32, 1e-4, 0.5, 10)]
-
-
-def tower_process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    try:
-        compare_as_tower(Towers(dist.group.WORLD), rank, folder)
-    finally:
-        leave_group()
-
-
-def compare_as_tower(towers, rank, folder):
-    for number, (dtype, _, dropout, classes) in enumerate(CASES):
-        # Weights come from the one-process net's file, and again from the seed
-        before = torch.load(f"{folder}/before-{number}.pt")
-        torch.save(one_step(towers, dtype, dropout, classes, before), f"{folder}/loaded-{number}-{rank}.pt")
-        torch.save(one_step(towers, dtype, dropout, classes), f"{folder}/seeded-{number}-{rank}.pt")
-    x = torch.arange(4).reshape(2, 2) + 10 * rank
-    assert towers.gather_batch(x).tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
-    assert towers.join(x.float()).tolist() == [[0, 1, 10, 11], [2, 3, 12, 13]]
-    assert torch.equal(towers.slice(towers.gather(x)), x)
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("towers")
-    for number, (dtype, _, _, classes) in enumerate(CASES):
-        net = AlexNet(classes, width=0.125).to(dtype)
-        net.initialise(seed=7)
-        torch.save(net.canonical_state(), folder / f"before-{number}.pt")
-    mp.start_processes(tower_process, (str(folder),), nprocs=2)
-    return folder
-
-
-@pytest.mark.parametrize("weights", ["loaded", "seeded"])
-@pytest.mark.parametrize("number", range(len(CASES)))
-def test_two_processes_are_one(two_processes, number, weights):
-    dtype, tolerance, dropout, classes = CASES[number]
-    step, after = one_step(Towers(), dtype, dropout, classes)
-    assert step["logits"].shape == (4, classes)
-    for rank in (0, 1):
-        tower_step, tower_after = torch.load(two_processes / f"{weights}-{number}-{rank}.pt")
-        for mine, theirs in ((step, tower_step), (after, tower_after)):
-            assert mine.keys() == theirs.keys()
-            for name, value in mine.items():
-                scale = value.abs().max()
-                assert scale > 0, name
-                assert (value - theirs[name]).abs().max() <= tolerance * scale, name

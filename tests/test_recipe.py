@@ -1,9 +1,11 @@
 """The paper's update rule and schedule (section 5), by hand."""
 
+import numpy as np
 import pytest
 import torch
 
-from trainer.recipe import PaperSGD, learning_rate
+from trainer.alexnet import AlexNet
+from trainer.recipe import LARS, PaperSGD, large_batch_rate, learning_rate, plateaus
 
 
 def test_three_steps_by_hand():
@@ -47,3 +49,50 @@ def test_the_rate_is_divided_by_ten_at_each_drop():
     rates = [learning_rate(0.01, epoch, (25, 51, 79)) for epoch in (0, 24, 25, 50, 51, 78, 79, 89)]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
     assert learning_rate(0.01, 89, ()) == 0.01
+
+
+def test_the_rate_falls_on_plateaus_three_times_at_most():
+    errors = [0.9, 0.8, 0.85, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+    assert [plateaus(errors[:seen], 2) for seen in range(13)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3]
+    assert learning_rate(0.01, 0, "plateau", errors[:7], 2) == pytest.approx(1e-4)
+    assert plateaus(errors, 20) == 0 and plateaus([], 1) == 0
+
+
+def test_a_large_batchs_rate_is_in_proportion_after_warming_up():
+    rates = [large_batch_rate(0.01, 1024, epoch) for epoch in (0, 2.5, 5, 50)]
+    assert rates == pytest.approx([0.01, 0.045, 0.08, 0.08])
+    assert large_batch_rate(0.01, 128, 1) == pytest.approx(0.01)
+
+
+def test_lars_is_algorithm_1_over_whole_layers():
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)).double()
+    torch.nn.init.zeros_(layers[1].weight), torch.nn.init.zeros_(layers[1].bias)
+    mine = [[p.detach().numpy().copy() for p in layer.parameters()] for layer in layers]
+    velocities = [[np.zeros_like(p) for p in layer] for layer in mine]
+    optimiser, rng = LARS(layers, 0.1, lambda name, squares: squares), np.random.default_rng(0)
+    for lr in (0.1, 0.1, 0.01):
+        optimiser.param_groups[0]["lr"] = lr
+        for layer, weights, speeds in zip(layers, mine, velocities, strict=True):
+            gradients = [rng.normal(size=w.shape) for w in weights]
+            for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
+                parameter.grad = torch.from_numpy(gradient)
+            norm = np.sqrt(sum((w**2).sum() for w in weights))
+            of_gradient = np.sqrt(sum((g**2).sum() for g in gradients))
+            local = LARS.TRUST * norm / (of_gradient + 0.0005 * norm) if norm else 1
+            for w, v, g in zip(weights, speeds, gradients, strict=True):
+                v[:] = 0.9 * v - local * lr * (g + 0.0005 * w)
+                w += v
+        optimiser.step()
+    for layer, weights in zip(layers, mine, strict=True):
+        for parameter, value in zip(layer.parameters(), weights, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-12)
+
+
+def test_lars_sums_the_norms_of_all_parts():
+    net = AlexNet(2, width=0.05)
+    net.initialise(seed=0)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    asked = []
+    LARS(net, 0.1, lambda name, squares: asked.append(name) or squares).step()
+    assert asked == [name for name, _ in net.named_children()]

@@ -22,22 +22,24 @@ def evaluate(net: AlexNet, loader: Loader, feed: Feed, place: Place, progress: P
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     but for those that cannot be decoded.
 
-    `loader` has view "centre" or "ten". Both towers see the same batch and reach the same numbers. With fewer than
-    five classes top-5 means top-all, and its error is 0.
+    `loader` has view "centre" or "ten". All processes reach the same numbers. With fewer than five classes top-5 means
+    top-all, and its error is 0.
     """
     net.eval()
-    right1 = right5 = samples = 0
+    replicas = net.layout.replicas
+    counts = torch.zeros(3, dtype=torch.int64, device=place.device)  # right at once, right among five, samples
     for batch in loader.epoch(0):
         images, labels = place.whole(batch, feed)
-        probabilities = net(images.flatten(0, 1)).softmax(dim=1)
-        averaged = probabilities.unflatten(0, images.shape[:2]).mean(dim=1)[: batch.valid]
-        ranked = averaged.topk(min(5, averaged.shape[1]), dim=1).indices == labels[: batch.valid, None]
-        right1 += int(ranked[:, 0].sum())
-        right5 += int(ranked.sum())
-        samples += int((labels[: batch.valid] != BAD).sum())
+        probabilities = net.probabilities(images.flatten(0, 1)).unflatten(0, (len(labels), -1)).mean(dim=1)
+        # Of the global batch's pictures this replica has these
+        mine = range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)]
+        labels, probabilities = labels[: len(mine)], probabilities[: len(mine)]
+        ranked = probabilities.topk(min(5, net.classes), dim=1).indices == labels[:, None]
+        counts += torch.stack([ranked[:, 0].sum(), ranked.sum(), (labels != BAD).sum()])
         if progress:
             progress.advance(batch.valid)
     net.train()
+    right1, right5, samples = replicas.sum(counts).tolist()
     return {"top1_error": 1 - right1 / samples, "top5_error": 1 - right5 / samples, "samples": samples}
 
 
@@ -61,7 +63,7 @@ def evaluate_run(
             f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
             "give the data set it was trained on"
         )
-    net = AlexNet(len(dataset.classes), state["config"]["width"], state["config"]["dropout"], place.towers)
+    net = AlexNet(len(dataset.classes), state["config"]["width"], state["config"]["dropout"], place.layout)
     net.load_canonical(state["parameters"])
     net.to(place.device)
     view = "ten" if crops == 10 else "centre"
@@ -88,7 +90,9 @@ def find(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
-    newest = checkpoint.latest(path)
+    newest = next(iter(checkpoint.all_of(path)), None)
     if newest is None:
-        raise InputError(f"--checkpoint {path} holds no checkpoint-*.pt: give the --out folder of a training run")
+        raise InputError(
+            f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
+        )
     return newest

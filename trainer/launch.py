@@ -1,15 +1,18 @@
-"""One process a device: started by the command itself, or by torchrun; and where each of them stands.
+"""One process a device: started by the command itself, or by torchrun on one machine or several; and where each stands.
 
-`--gpus 1` stays in this process, both towers on one device. `--gpus 2` starts two, one a tower. Without CUDA devices
-the towers run as CPU processes that exchange over gloo; with them over NCCL.
+The processes are a mesh, replicas x towers. `--gpus 1` stays in this process, both towers on one device; `--gpus 2`
+starts two, one a tower; `--gpus 8` is four replicas of two towers. Without CUDA devices they are CPU processes that
+exchange over gloo; with them over NCCL.
 """
 
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +25,18 @@ from pipeline.feed import Feed, to_device
 from pipeline.loader import Batch, Loader
 from pipeline.settings import Settings, place_of, read_tuned, settings
 from shards.errors import InputError
-from trainer.towers import Towers
+from trainer.stopping import SIGNALS, Stopped
+from trainer.towers import DenseTowers, Layout, Replicas, Towers, whole
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands: its device, its rank of `world`, the towers it holds, and its share of the CPU cores."""
+    """Where a process stands: its device, its rank of `world`, its part of the net, and its share of the CPU cores."""
 
     device: torch.device
     rank: int
     world: int
-    towers: Towers
+    layout: Layout
     threads: int
 
     @property
@@ -45,11 +49,13 @@ class Place:
         return settings(chosen, read_tuned(place_of(self.device_id, self.threads, stored)), self.threads)
 
     def whole(self, batch: Batch, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
-        """The global batch, (images as the net is fed them, labels) on this device, from what each rank has decoded of
-        it: 150,528 bytes a picture cross between the towers."""
-        images, labels = (self.towers.gather_batch(to_device(part, self.device)) for part in batch[:2])
-        light = None if batch.light is None else self.towers.gather_batch(to_device(batch.light, self.device))
-        return feed(images, light), labels
+        """(images as the convolutions here are fed them, labels of the pictures that the dense layers here read) on
+        this device, from what each rank has decoded of its replica's part of the global batch: 150,528 bytes a picture
+        cross between two towers."""
+        towers, dense, _ = self.layout
+        images = towers.rows(to_device(batch.images, self.device))
+        light = None if batch.light is None else towers.rows(to_device(batch.light, self.device))
+        return feed(images, light), dense.rows(to_device(batch.labels, self.device))
 
     def agree_on_bad(self, loader: Loader) -> None:
         """Tells every rank of the samples that any has found to be bad. Raises InputError, on all, when these are too
@@ -59,6 +65,11 @@ class Place:
             dist.all_gather_object(found, loader.bad)
             for bad in found:
                 loader.note_bad(bad)
+
+    def meet(self) -> None:
+        """Waits for all ranks."""
+        if self.world > 1:
+            dist.all_reduce(torch.zeros(1))
 
     def over_ranks(self, value: float, operation) -> float:
         """The sum or minimum (a torch.distributed.ReduceOp) of a number over all ranks."""
@@ -74,11 +85,11 @@ class Place:
         return self.device.index if self.device.type == "cuda" else None
 
 
-def launch(work: Callable, gpus: int | None, device: str, *args) -> None:
+def launch(work: Callable, gpus: int | None, device: str, *args, parallel: str = "towers") -> None:
     """Runs `work(place, *args)` in one process a device and returns when all have ended.
 
-    Args: work: a module's top-level function; gpus: 1 or 2, None for torchrun's number or else 1; device: auto, cuda
-    or cpu.
+    Args: work: a module's top-level function; gpus: how many, None for torchrun's number or else 1; device: auto, cuda
+    or cpu; parallel: towers, data or hybrid, see `layout_of`.
     Raises: InputError for devices that are not there, and for whatever InputError a rank raised.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -86,17 +97,37 @@ def launch(work: Callable, gpus: int | None, device: str, *args) -> None:
     if by_torchrun and gpus not in (None, world):
         raise InputError(f"--gpus {gpus} but torchrun started {world} processes: make them equal, or leave --gpus out")
     gpus = (world if by_torchrun else 1) if gpus is None else gpus
-    if gpus not in (1, 2):
-        raise InputError(
-            f"--gpus {gpus}: AlexNet has two towers, so it takes 1 (both on one device) or 2 (one on each)"
-        )
-    kind = choose_device(device, gpus, quiet=int(os.environ.get("RANK", 0)) > 0)
+    if gpus < 1 or (parallel == "towers" and gpus > 1 and gpus % 2):
+        remedy = "it takes 1 (both on one device) or an even number, or --parallel data"
+        raise InputError(f"--gpus {gpus}: AlexNet has two towers, so {remedy}")
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if by_torchrun else gpus
+    kind = choose_device(device, here, quiet=int(os.environ.get("RANK", 0)) > 0)
     if by_torchrun:
-        _work_at(int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"]), gpus, kind, "env://", work, args)
+        local_rank, rank = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"])
+        _work_at(local_rank, here, rank, gpus, kind, parallel, "env://", work, args)
     elif gpus == 1:
-        work(_place(0, 0, 1, kind, Towers()), *args)
+        work(_place(0, 1, 0, 1, kind, whole()), *args)
     else:
-        _start(work, gpus, kind, args)
+        _start(work, gpus, kind, parallel, args)
+
+
+def layout_of(parallel: str, kind: str, world: int) -> Layout:
+    """This process's part, in a mesh of replicas x towers.
+
+    parallel: "towers" (2012: each replica is two processes, a tower each), "data" (each process is a replica, both
+    towers in it) or "hybrid" (each process runs the convolutions on its pictures and holds its share of the dense
+    layers' neurons for all of them).
+    """
+    if world == 1:
+        return whole()
+    towers = 2 if parallel == "towers" else 1
+    # Replica-major, so that a replica's pictures lie together in the global batch
+    mesh = init_device_mesh(kind, (world // towers, towers), mesh_dim_names=("replica", "tower"))
+    alike = mesh["replica"].get_group() if world > towers else None
+    if parallel == "hybrid":
+        return Layout(Towers(), DenseTowers(alike), Replicas())
+    here = Towers(mesh["tower"].get_group() if towers == 2 else None)
+    return Layout(here, here, Replicas(alike))
 
 
 def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
@@ -108,7 +139,7 @@ def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
         if device == "cuda":
             raise InputError("--device cuda, but torch finds no CUDA device here: use --device cpu or auto")
         if not quiet:
-            where = "two CPU processes" if gpus == 2 else "one CPU process"
+            where = {1: "one CPU process", 2: "two CPU processes"}.get(gpus, f"{gpus} CPU processes")
             print(f"No CUDA device here: the two towers run in {where}.", file=sys.stderr)
         return "cpu"
     if have < gpus:
@@ -116,25 +147,33 @@ def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
     return "cuda"
 
 
-def _place(local_rank: int, rank: int, world: int, kind: str, towers: Towers) -> Place:
+def _place(local_rank: int, here: int, rank: int, world: int, kind: str, layout: Layout) -> Place:
+    """`here`: how many of the `world` processes are on this machine."""
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
-    threads = max(1, len(os.sched_getaffinity(0)) // world)
+    threads = max(1, len(os.sched_getaffinity(0)) // here)
     torch.set_num_threads(threads)
-    return Place(device, rank, world, towers, threads)
+    return Place(device, rank, world, layout, threads)
 
 
-def _work_at(local_rank: int, rank: int, world: int, kind: str, store: str, work: Callable, args: tuple) -> None:
+def _work_at(
+    local_rank: int,
+    here: int,
+    rank: int,
+    world: int,
+    kind: str,
+    parallel: str,
+    store: str,
+    work: Callable,
+    args: tuple,
+) -> None:
     """One rank's life: join the group, work, leave."""
     if kind == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo", init_method=store, rank=rank, world_size=world)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", init_method=store, rank=rank, world_size=world
+    )
     try:
-        group = None
-        if world > 1:
-            # One replica of two towers; more replicas only lengthen the first dimension
-            mesh = init_device_mesh(kind, (world // 2, 2), mesh_dim_names=("replica", "tower"))
-            group = mesh["tower"].get_group()
-        work(_place(local_rank, rank, world, kind, Towers(group)), *args)
+        work(_place(local_rank, here, rank, world, kind, layout_of(parallel, kind, world)), *args)
     finally:
         leave_group()
 
@@ -145,28 +184,61 @@ def leave_group() -> None:
     gc.collect()
 
 
-def _rank_main(rank: int, world: int, kind: str, store: str, complaints, work: Callable, args: tuple) -> None:
+def _rank_main(rank, world: int, kind: str, parallel: str, store: str, complaints, work: Callable, args: tuple) -> None:
     def work_or_complain(place: Place, *args) -> None:
         try:
             work(place, *args)
         except InputError as error:
-            # Before the group is left, which the other rank will fail over
-            complaints.put(str(error))
+            # Before the group is left, which the other ranks will fail over
+            complaints.put(error)
             raise
+        except Stopped as stopped:
+            complaints.put(stopped)
 
-    _work_at(rank, rank, world, kind, store, work_or_complain, args)
+    _work_at(rank, world, rank, world, kind, parallel, store, work_or_complain, args)
 
 
-def _start(work: Callable, world: int, kind: str, args: tuple) -> None:
+def _start(work: Callable, world: int, kind: str, parallel: str, args: tuple) -> None:
     complaints = mp.get_context("spawn").SimpleQueue()
     # A file is the meeting place: no port to choose, and none to be taken by another
     with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
         store = (Path(folder) / "store").as_uri()
         # It tells of each process that it ends because another failed; what failed is told below
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+        arguments = (world, kind, parallel, store, complaints, work, args)
+        ranks = mp.start_processes(_rank_main, arguments, nprocs=world, join=False, daemon=True)
         try:
-            mp.start_processes(_rank_main, (world, kind, store, complaints, work, args), nprocs=world)
-        except (mp.ProcessRaisedException, mp.ProcessExitedException):
+            with _forwarding(ranks.pids()):
+                while not ranks.join():
+                    pass
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             if complaints.empty():
-                raise
-            raise InputError(complaints.get()) from None
+                killed = getattr(error, "signal_name", None)
+                if killed is None:
+                    raise
+                text = f"rank {error.error_index} of {world} was ended by {killed}, and so all were"
+                raise InputError(text) from None
+        if not complaints.empty():
+            raise complaints.get() from None
+
+
+@contextmanager
+def _forwarding(pids: list[int]) -> Iterator[None]:
+    """Passes on to the ranks that this process is asked to stop; what they make of it ends them. A terminal's Ctrl-C
+    reaches them by itself, too, which does no harm; a second one ends all at once."""
+    asked = []
+
+    def forward(number, _) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,13 +1,17 @@
 """A run's `metrics.jsonl`: one JSON object a line.
 
-    {"kind": "train", "step", "epoch", "loss", "lr", "img_per_s"}
-    {"kind": "eval", "step", "epoch", "top1_error", "top5_error", "samples"}
+    {"kind": "train", "step", "epoch", "loss", "lr", "img_per_s", "data_wait"}
+    {"kind": "eval", "step", "epoch", "crops", "top1_error", "top5_error", "samples"}
 
 `step` counts from 1 and is the number of updates made; `epoch` counts from 0; `loss` is that step's mean cross-entropy
-in nats; `img_per_s` covers the steps since the line before; errors are fractions.
+in nats; `img_per_s` covers the steps since the line before, without evaluations; `data_wait` is the share of that time
+in which the first process had nothing to do but wait for the next batch; errors are fractions.
 """
 
 import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shards.errors import InputError
@@ -39,3 +43,67 @@ def rewind(run: Path, step: int) -> None:
     kept = [line for line in read(run) if line["step"] <= step]
     with atomic_write(run / FILE) as file:
         file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+class Clock:
+    """Time since the last look, how much of it went into waiting for data, and what is not to be counted."""
+
+    def __init__(self):
+        self.pictures, self.waited, self.since = 0, 0.0, time.perf_counter()
+
+    def waiting(self, batches: Iterable) -> Iterator:
+        """The batches; what each takes to come is time spent waiting for data."""
+        batches = iter(batches)
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens in it is not counted."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
+
+    def look(self) -> dict[str, float]:
+        """`img_per_s` and `data_wait` since the last look."""
+        seconds = time.perf_counter() - self.since
+        seen = {"img_per_s": round(self.pictures / seconds, 1), "data_wait": round(self.waited / seconds, 4)}
+        self.pictures, self.waited, self.since = 0, 0.0, time.perf_counter()
+        return seen
+
+
+class Journal:
+    """Where a run's lines go: `metrics.jsonl`, and TensorBoard's files in the same folder if asked for.
+
+    Args: step: what is there of later steps is dropped: it is made again.
+    Raises: InputError when TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, run: Path, step: int, tensorboard: bool):
+        self.run, self.board = run, None
+        rewind(run, step)
+        if tensorboard:
+            self.board = board_writer()(run / "tensorboard", purge_step=step + 1)
+
+    def add(self, line: dict) -> None:
+        append(self.run, line)
+        if self.board:
+            for name, value in line.items():
+                if name not in ("kind", "step", "epoch", "crops", "samples"):
+                    tag = f"{line['kind']}/{name}" + (f"_{line['crops']}_crops" if line.get("crops", 1) > 1 else "")
+                    self.board.add_scalar(tag, value, line["step"])
+            self.board.flush()
+
+
+def board_writer() -> type:
+    """TensorBoard's SummaryWriter. Raises InputError when it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("--tensorboard needs a package: pip install 'alexnet-dali[tensorboard]'") from None
+    return SummaryWriter

@@ -35,6 +35,7 @@ from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.loop import train_step
 from trainer.recipe import PaperSGD
+from trainer.towers import replicate
 from trainer.tuning import tune_rank
 
 SCHEMA = 1
@@ -97,20 +98,23 @@ def bench_rank(
         rates[stage] = measure(pipe.run, images, seconds, place)
         del pipe
 
-    net = AlexNet(len(dataset.classes), width, towers=place.towers)
+    net = AlexNet(len(dataset.classes), width, layout=place.layout)
     net.initialise(seed=0)
     net.to(place.device)
     optimiser = PaperSGD(net.parameters(), lr=0.01)
+    trained = replicate(net, place.layout)
     rng = torch.Generator(place.device)
     loader = Loader(dataset, "train", "train", **shared)
     batches = endless(loader)
 
     feed = Feed(stats, "image", place.device)
     resident = [tensor.clone() for tensor in place.whole(next(batches), feed)]
-    rates["model"] = measure(lambda: train_step(net, optimiser, *resident, rng, 0, 0), images, seconds, place)
-    rates["train"] = measure(
-        lambda: train_step(net, optimiser, *place.whole(next(batches), feed), rng, 0, 0), images, seconds, place
-    )
+
+    def update(images: torch.Tensor, labels: torch.Tensor) -> None:
+        train_step(trained, place.layout, optimiser, images, labels, rng, seed=0, step=0)
+
+    rates["model"] = measure(lambda: update(*resident), images, seconds, place)
+    rates["train"] = measure(lambda: update(*place.whole(next(batches), feed)), images, seconds, place)
     if place.rank == 0:
         medians = {stage: float(np.median(values)) for stage, values in rates.items()}
         report = {

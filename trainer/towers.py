@@ -1,70 +1,193 @@
-"""The exchange between the two towers (paper, section 3.2 and figure 2), over torch.distributed.
+"""Who holds which part of the net, and what they exchange (paper, section 3.2 and figure 2), over torch.distributed.
 
 Each tower holds half of every layer's kernels. A layer that reads both towers needs the other's half of its input: an
 all-gather over channels. Backwards, both towers' layers send gradients to that input, so its owner gets their sum: a
-reduce-scatter.
+reduce-scatter. `docs/parallel.md` has the bytes.
+
+The exchange is not overlapped with computing: each layer that reads both towers needs all of its input at once, and
+what it could do with its own half alone would be two small products in the place of one.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 
 class Towers:
-    """Which towers this process holds, and the way to the other.
+    """The processes that hold a layer's kernels between them, an equal part each, and the way between them.
 
-    Args: group: the torch.distributed process group of the two towers, rank 0 holding tower 0; None when both are here,
-    and then every exchange is the identity.
+    Args: group: their torch.distributed process group, in the order of the parts; None when one process holds all, and
+    then every exchange is the identity.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None):
         self.group = group
-        self.here = 2 if group is None else 1
+        self.size = 1 if group is None else dist.get_world_size(group)
         self.rank = 0 if group is None else dist.get_rank(group)
+        self.sent = 0  # bytes that this process has sent to the others, by the algorithms' lower bounds
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the dense layers read of what the convolutions made, N x C x H x W."""
+        return self.join(x)
 
     def join(self, x: Tensor) -> Tensor:
-        """Both towers' halves of a layer's input along dim 1; gradients are summed over the towers."""
+        """All parts of a layer's input along dim 1; gradients are summed over the parts."""
         return x if self.group is None else _Join.apply(x, self)
 
-    def output(self, x: Tensor) -> Tensor:
-        """Both towers' halves of the net's output along dim 1, for a loss that both compute alike: each then takes its
-        own half of one and the same gradient, and nothing is summed."""
-        return x if self.group is None else _Output.apply(x, self)
+    def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+        """The sum of the rows' cross-entropies, nats, from this process's columns of N x classes logits; rows labelled
+        `ignore` count nothing. Three numbers a row are exchanged, and no logits."""
+        if self.group is None:
+            return F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
+        return _CrossEntropy.apply(logits, labels, ignore, self)
 
-    def gather_batch(self, x: Tensor) -> Tensor:
-        """Both processes' samples, one after the other along dim 0; any dtype, no gradient."""
-        return x if self.group is None else self._all_gather(x)
+    def columns(self, own: Tensor) -> Tensor:
+        """All parts along dim 1, where no gradient is needed."""
+        return own if self.group is None else torch.cat(self.all_gather(own).chunk(self.size), dim=1)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """All processes' rows, one after the other along dim 0; any dtype, no gradient."""
+        return x if self.group is None else self.all_gather(x)
+
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum over the parts of a tensor of any shape, in the tensor itself."""
+        if self.group is not None:
+            dist.all_reduce(own, group=self.group)
+        return own
 
     def slice(self, canonical: Tensor) -> Tensor:
-        """This place's half, along dim 0, of a parameter of the one-device net."""
-        return canonical if self.group is None else canonical.chunk(2)[self.rank]
+        """This process's part, along dim 0, of a parameter of the one-device net."""
+        return canonical if self.group is None else canonical.chunk(self.size)[self.rank]
 
     def gather(self, own: Tensor) -> Tensor:
-        """The one-device net's parameter from both halves of it: the inverse of `slice`, on both."""
-        return own if self.group is None else self._all_gather(own.detach())
+        """The one-device net's parameter from all parts of it: the inverse of `slice`, on all."""
+        return own if self.group is None else self.all_gather(own.detach())
 
-    def _all_gather(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         # The list forms, for the one-tensor forms changed their names in torch 2.13; the chunks are views, not copies
-        both = x.new_empty(2 * x.shape[0], *x.shape[1:])
-        dist.all_gather(list(both.chunk(2)), x.contiguous(), group=self.group)
-        return both
+        every = x.new_empty(self.size * x.shape[0], *x.shape[1:])
+        dist.all_gather(list(every.chunk(self.size)), x.contiguous(), group=self.group)
+        self.sent += (self.size - 1) * x.nbytes
+        return every
+
+    def reduce_scatter(self, parts: list[Tensor]) -> Tensor:
+        own = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
+        dist.reduce_scatter(own, [part.contiguous() for part in parts], group=self.group)
+        self.sent += (self.size - 1) * own.nbytes
+        return own
+
+
+class DenseTowers(Towers):
+    """The dense layers' neurons over all processes, while each runs the convolutions whole on its own pictures ("One
+    weird trick for parallelizing convolutional neural networks", Krizhevsky 2014, his scheme with the whole batch at
+    once)."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Every process's pictures, along dim 0."""
+        return _Rows.apply(x, self)
 
 
 class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, towers):
         ctx.towers = towers
-        return torch.cat(towers._all_gather(x).chunk(2), dim=1)
+        return torch.cat(towers.all_gather(x).chunk(towers.size), dim=1)
 
     @staticmethod
     def backward(ctx, grad):
-        halves = [half.contiguous() for half in grad.chunk(2, dim=1)]
-        own = torch.empty_like(halves[0])
-        dist.reduce_scatter(own, halves, group=ctx.towers.group)
-        return own, None
+        return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size, dim=1)), None
 
 
-class _Output(_Join):
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, towers):
+        ctx.towers = towers
+        return towers.all_gather(x)
+
     @staticmethod
     def backward(ctx, grad):
-        return grad.chunk(2, dim=1)[ctx.towers.rank].contiguous(), None
+        # The convolutions' gradients are of these rows alone, and DistributedDataParallel takes the processes' mean;
+        # the loss is of all rows already, so it is their sum that is wanted
+        return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size)) * ctx.towers.size, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, labels, ignore, towers):
+        largest = logits.max(dim=1).values
+        exponentials = (logits - largest[:, None]).exp()
+        # The target's logit, where the label is among this process's columns
+        target = labels - towers.rank * logits.shape[1]
+        mine = (target >= 0) & (target < logits.shape[1])
+        target = target.clamp(0, logits.shape[1] - 1)[:, None]
+        hit = logits.gather(1, target)[:, 0].masked_fill(~mine, 0)
+        told = towers.all_gather(torch.stack([largest, exponentials.sum(dim=1), hit])[None])
+        largests, sums, hits = told.unbind(dim=1)
+        overall = largests.max(dim=0).values
+        total = (sums * (largests - overall).exp()).sum(dim=0)
+        counts = labels != ignore
+        softmax = exponentials * ((largest - overall).exp() / total)[:, None]
+        ctx.save_for_backward(softmax.scatter_add_(1, target, -mine.to(softmax.dtype)[:, None]) * counts[:, None])
+        return ((total.log() + overall - hits.sum(dim=0)) * counts).sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (of_logits,) = ctx.saved_tensors
+        return grad * of_logits, None, None, None
+
+
+class Replicas:
+    """Processes that hold the same parameters and see other pictures of the global batch.
+
+    Args: group: their process group, in the order of their pictures; None when there is one.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        self.group = group
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.rank = 0 if group is None else dist.get_rank(group)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the replicas, in the tensor itself."""
+        if self.group is not None:
+            dist.all_reduce(value, group=self.group)
+        return value
+
+
+class Layout(NamedTuple):
+    """The parts of the net that a process holds, and the pictures it sees.
+
+    towers: who hold the convolutions' kernels between them; dense: the dense layers' neurons; replicas: who hold the
+    same as this process, dense layers and all, and see other pictures.
+    """
+
+    towers: Towers
+    dense: Towers
+    replicas: Replicas
+
+    @property
+    def convolves_its_own(self) -> bool:
+        """Whether those who share the dense layers run all convolutions, each on pictures of its own."""
+        return isinstance(self.dense, DenseTowers)
+
+
+def whole() -> Layout:
+    """All of the net in one process."""
+    towers = Towers()
+    return Layout(towers, towers, Replicas())
+
+
+def replicate(net: torch.nn.Module, layout: Layout) -> torch.nn.Module:
+    """The module to train: `net`, with the gradients of what several processes hold alike averaged over these by
+    PyTorch's DistributedDataParallel."""
+    group = layout.dense.group if layout.convolves_its_own else layout.replicas.group
+    if group is None:
+        return net
+    ddp = torch.nn.parallel.DistributedDataParallel
+    if layout.convolves_its_own:
+        own = [name for name, _ in net.named_parameters() if name.startswith("fc")]
+        ddp._set_params_and_buffers_to_ignore_for_model(net, own)
+    return ddp(net, process_group=group, gradient_as_bucket_view=True)
