@@ -130,7 +130,7 @@ class Location(click.ParamType):
 def located(command):
     """--cache and --cache-size, which the command takes within its `data`: a Path, or a `shards.remote.Remote`."""
 
-    @click.option("--cache", type=FOLDER, help="Where shards of a URL go.  [default: ~/.cache/alexnet-dali]")
+    @click.option("--cache", type=FOLDER, help="Where shards of a URL are kept; DALI reads s3:// itself without it.")
     @click.option("--cache-size", type=Size(), help="Of these shards; what was used last stays.  [default: 64GiB]")
     @functools.wraps(command)
     def packed(data, cache, cache_size, **options):
@@ -331,6 +331,29 @@ def info(data, as_json):
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True, help="Share dropped."
 )
 @click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
+@click.option(
+    "--variant",
+    type=click.Choice(["paper", "release-2012", "one-tower"]),
+    default="paper",
+    show_default=True,
+    help="The net: the paper's, that of the code of 2012, or the paper's smaller one to compare with (section 3.2).",
+)
+@click.option("--activation", type=click.Choice(["relu", "tanh"]), default="relu", show_default=True)
+@click.option("--lrn/--no-lrn", "norm", default=True, help="Local response normalisation.  [default: with it]")
+@click.option(
+    "--pool", type=click.Choice(["3/2", "2/2"]), default="3/2", show_default=True, help="Pooling: width/distance."
+)
+@click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of a step.",
+)
+@click.option(
+    "--compile", is_flag=True, help="Have torch.compile fuse the step.  [default: TorchScript, the LRN alone]"
+)
 @click.option(
     "--mean",
     type=click.Choice(["image", "channel"]),

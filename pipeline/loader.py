@@ -66,6 +66,7 @@ class Loader:
         batch_size: of the global batch; each of `world` ranks decodes an equal part of it.
         device_id: the CUDA device that decodes, unless `decode_on` has the CPU do it; None for the CPU.
         threads, prefetch, affinity, decode_on, hw_decoder_load: of this rank's pipeline: `pipeline.settings.Settings`.
+        lighting: whether the "train" view's pictures are lit.
         max_bad: the share of the split's samples that may be bad, one sample at least.
     Raises:
         InputError: the split is absent or smaller than a training batch, a tar is missing or damaged, or more samples
@@ -90,6 +91,7 @@ class Loader:
         world: int = 1,
         device_id: int | None = None,
         max_bad: float = 0.001,
+        lighting: bool = True,
     ):
         if view not in VIEWS:
             raise ValueError(f"view {view!r} is none of {VIEWS}")
@@ -100,6 +102,7 @@ class Loader:
         device_id = device_id if decode_on == "device" else None
         self.running = {"num_threads": threads, "set_affinity": affinity, "device_id": device_id}
         self.dataset, self.stored = dataset, dataset.size
+        self.lit = lighting and view == "train"
         described = dataset.split(split)
         self.decoder = graph.decoder_options(device_id is not None, hw_decoder_load, described.sizes)
         self.shards, self.tars = described.shards, dataset.tars(split)
@@ -164,7 +167,7 @@ class Loader:
                     self._find_bad(order[batch : batch + self.prefetch + 1], error)
                     pipe = self.pipeline(epoch, batch)
             valid = min(self.batch_size, self.samples - batch * self.batch_size)
-            light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.view == "train" else None
+            light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.lit else None
             labels = self._labels(labels)
             if self.bad:
                 labels[[tuple(row) in self.bad for row in order[batch].tolist()]] = BAD

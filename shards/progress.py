@@ -55,10 +55,12 @@ class Progress:
         elif not self.quiet:
             print(f"{text}, {self._left()}", file=sys.stderr, flush=True)
 
-    def note(self, text: str) -> None:
-        """What else stands in the bar, beside the rate."""
+    def note(self, text: str, line: str) -> None:
+        """What else stands in the bar, beside the rate; where there is no bar, a line of its own."""
         if self.bar:
             self.bar.update(self.task, note=text)
+        else:
+            self.say(line)
 
     def _line(self) -> None:
         self.printed = time.monotonic()

@@ -39,7 +39,7 @@ FEWEST = 4  # shards a cache has to hold: two splits, each at a seam where ranks
 AHEAD = 4  # shards that are fetched while one is read, at most
 CONNECTIONS = 16  # for small files
 PAUSES = (0.5, 1, 2, 4)  # seconds before a fetch is tried again
-PATIENCE = 120  # seconds to wait for others to close a shard when the cache has no room
+PATIENCE = 120  # seconds to wait for others: to close a shard when the cache has no room, and to look at its folder
 CACHED = ".cached"  # ends the name of each shard in a cache, so that nothing else is ever deleted there
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.tar", re.ASCII)
 
@@ -252,7 +252,7 @@ class Cache:
                 try:
                     download(part)
                     _sync(part)
-                    with locked(self.root, wait=True):
+                    with locked(self.root, wait=PATIENCE):
                         part.rename(path)
                 except BaseException:
                     part.unlink(missing_ok=True)
@@ -262,7 +262,7 @@ class Cache:
         """Opens the part and makes room for it; and whether it is ours to write, or another's already."""
         end = time.monotonic() + PATIENCE
         while True:
-            with locked(self.root, wait=True):
+            with locked(self.root, wait=PATIENCE):
                 try:
                     file = open(part, "ab")  # noqa: SIM115 - the caller closes it
                 except OSError as error:

@@ -121,7 +121,7 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_taken(data, u
     newest.write_bytes(content)
     told = finish(start(data, out))
     before = checkpoint.read(checkpoint.all_of(unbroken)[1])["step"]
-    assert f"{newest.name} is no readable checkpoint (its checksum is not that of what it holds)" in told
+    assert f"{newest.name} is no readable checkpoint (its digest is not that of what it holds)" in told
     assert f"Resumed after step {before}" in told
     assert_same(out, unbroken)
     for path in checkpoint.all_of(out):

@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,24 @@ from pipeline.feed import Feed
 from pipeline.loader import BAD, Loader
 from pipeline.stats import Stats
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, locked
 from shards.manifest import Dataset
 from shards.progress import Progress
 from shards.remote import Remote
 from trainer import checkpoint, metrics
-from trainer.alexnet import AlexNet
+from trainer.alexnet import AlexNet, net_of
 from trainer.evaluate import evaluate
 from trainer.launch import Place, launch
+from trainer.precision import Precision, compiled
 from trainer.recipe import LARS, PLATEAU, PaperSGD, large_batch_rate, learning_rate
 from trainer.stopping import Stopped, StopRequest
 from trainer.towers import Layout, replicate
 
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
-IDENTITY = (*("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),)
+IDENTITY = (
+    *("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),
+    *("variant", "activation", "norm", "pool", "lighting", "precision", "compile"),
+)
 
 
 def train(
@@ -56,6 +61,13 @@ def train(
     seed: int = 0,
     dropout: float = 0.5,
     width: float = 1.0,
+    variant: str = "paper",
+    activation: str = "relu",
+    norm: bool = True,
+    pool: str = "3/2",
+    lighting: bool = True,
+    precision: str = "fp32",
+    compile: bool = False,
     mean: str = "image",
     max_bad: float = 0.001,
     decoding: dict | None = None,
@@ -72,8 +84,9 @@ def train(
 
     Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
     given); batch_size: of the global batch; recipe: "paper" or "large-batch", see `trainer.recipe`; lr_steps: epochs at
-    whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; mean: see
-    `pipeline.feed.Feed`; max_bad: see `pipeline.loader.Loader`; decoding: what is chosen of
+    whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; variant,
+    activation, norm, pool: see `trainer.alexnet.Variant`; precision, compile: see `trainer.precision`; lighting,
+    max_bad: see `pipeline.loader.Loader`; mean: see `pipeline.feed.Feed`; decoding: what is chosen of
     `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`; checkpoint_every,
     log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop test at the end;
     tensorboard: see `trainer.metrics.Journal`; profile: the first and last step to trace.
@@ -105,6 +118,13 @@ def train(
         "seed": seed,
         "dropout": dropout,
         "width": width,
+        "variant": variant,
+        "activation": activation,
+        "norm": norm,
+        "pool": pool,
+        "lighting": lighting,
+        "precision": precision,
+        "compile": compile,
         "mean": mean,
         "max_bad": max_bad,
         "decoding": decoding or {},
@@ -131,7 +151,8 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
             raise InputError(f"{out} holds a run already: continue it with --resume auto, or choose another --out")
         try:
             old = json.loads(path.read_text())
-            differing = [f"{key} was {old[key]}, now {config[key]}" for key in IDENTITY if old[key] != config[key]]
+            identity = (*IDENTITY, "eval_every") if config["lr_steps"] == PLATEAU else IDENTITY
+            differing = [f"{key} was {old[key]}, now {config[key]}" for key in identity if old[key] != config[key]]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a run's configuration ({error!r}): choose another --out") from None
         if differing:
@@ -154,100 +175,129 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
     shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"]}
     shared |= {**place.loading, **config["decoding"]}
     feed = Feed(stats, config["mean"], place.device)
-    loader = Loader(dataset, "train", "train", seed=config["seed"], **shared)
+    loader = Loader(dataset, "train", "train", seed=config["seed"], lighting=config["lighting"], **shared)
     val = Loader(dataset, "val", "centre", **shared) if "val" in dataset.splits else None
     last = config["steps"] or config["epochs"] * loader.batches
     first = place.rank == 0
 
-    net = AlexNet(len(dataset.classes), config["width"], config["dropout"], place.layout)
+    net = net_of(config, len(dataset.classes), place.layout)
     net.initialise(config["seed"])
     net.to(place.device)
     optimiser = optimiser_of(config["recipe"], net, config["lr"])
     step = 0
-    newest = checkpoint.newest(out, lambda text: print(text, file=sys.stderr) if first else None)
-    if newest:
-        step = checkpoint.restore(newest, net, optimiser)
-    trained = replicate(net, place.layout)
-    errors = [line["top1_error"] for line in metrics.read(out, "eval") if line["step"] <= step and line["crops"] == 1]
-    journal = None
-    if first:
-        with atomic_write(out / "config.json") as file:
-            file.write(json.dumps(config, indent=1).encode())
-        journal = metrics.Journal(out, step, config["tensorboard"])
-        if step:
-            print(f"Resumed after step {step} of {last}" + (": nothing is left to do" if step >= last else ""))
+    precision = Precision(config["precision"], place.device)
+    errors = {}  # validation top-1 error by step
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopRequest(place.world))
+        if first:
+            # What is left of a killed run's processes may still be on its last step
+            held.enter_context(locked(out, wait=30))
+        newest = place.from_first(checkpoint.newest(out, partial(print, file=sys.stderr)) if first else None)
+        if newest:
+            state = checkpoint.load(newest)
+            step, errors = checkpoint.restore(state, net, optimiser), dict(state["errors"])
+            precision.load(state["precision"])
+        trained = replicate(net, place.layout)
+        if config["compile"]:
+            trained = compiled(trained, place.layout.dense.size > 1)
+        journal = None
+        if first:
+            with atomic_write(out / "config.json") as file:
+                file.write(json.dumps(config, indent=1).encode())
+            journal = metrics.Journal(out, step, step in errors, config["tensorboard"])
+            if step:
+                done = step > last or (step == last and (step in errors or not val))
+                print(f"Resumed after step {step} of {last}" + (": nothing is left to do" if done else ""))
 
-    rng, clock, writer = torch.Generator(place.device), metrics.Clock(), checkpoint.Writer(out, first, config["keep"])
-    tracer = Tracer(config["profile"], out) if first else None
-    left = (last - step) * config["batch_size"]
-    loss = before = None
-    with StopRequest(place.world) as stop, Progress("train", left, lines=False, quiet=not first) as progress:
-        while step < last:
-            epoch = step // loader.batches
-            place.agree_on_bad(loader)
-            for batch in clock.waiting(loader.epoch(epoch, start=step % loader.batches)):
-                rate = rate_at(step, loader.batches, config, errors)
-                optimiser.param_groups[0]["lr"] = rate
-                images, labels = place.whole(batch, feed)
-                before, loss = (
-                    loss,
-                    train_step(trained, place.layout, optimiser, images, labels, rng, config["seed"], step),
-                )
-                # Of the step before: a GPU has one to work on while this waits
-                check_finite(before, step, loader, rate, out)
-                step += 1
-                clock.pictures += config["batch_size"]
-                progress.advance(config["batch_size"])
-                if tracer:
-                    tracer.made(step)
-                stops = stop.agreed()
-                ends_epoch = step % loader.batches == 0
-                saves = step % config["checkpoint_every"] == 0 or step == last or stops
-                best = False
-                if step % config["log_every"] == 0 or step in (1, last) or stops:
-                    value = place.layout.replicas.sum(loss.clone()).item()  # waits for the device, then comes the clock
-                    if first:
-                        seen = clock.look()
-                        journal.add({"kind": "train", "step": step, "epoch": epoch, "loss": value, "lr": rate, **seen})
-                        told = f"loss {value:.4f} data wait {seen['data_wait']:.0%}"
-                        progress.note(told + (f" val top-1 {errors[-1]:.1%}" if errors else ""))
-                        progress.say(
-                            f"step {step}/{last} epoch {epoch} {told} lr {rate:g} {seen['img_per_s']:.0f} img/s"
-                        )
+        rng, clock = torch.Generator(place.device), metrics.Clock(place.device)
+        writer = checkpoint.Writer(out, first, config["keep"])
+        tracer = held.enter_context(Tracer(config["profile"], out)) if first else None
+        left = (last - step) * config["batch_size"]
+        progress = held.enter_context(Progress("train", left, lines=False, quiet=not first))
+        loss, batches, saved = None, None, step
+        stops = False
+        # A turn begins between two steps, where all but the update is done
+        while step <= last:
+            evaluated = best = False
+            if val and not stops and step not in errors and is_evaluated(step, last, loader.batches, config):
                 with clock.paused():
-                    if val and not stops and (step == last or (ends_epoch and (epoch + 1) % config["eval_every"] == 0)):
-                        result = evaluate(net, val, feed, place)
-                        best = result["top1_error"] < min(errors, default=math.inf)
-                        errors.append(result["top1_error"])
+                    views = [(1, val)]
+                    if step == last and config["final_crops"] == 10:
+                        tens = {**shared, "batch_size": fewer(config["batch_size"], place)}
+                        views.append((10, Loader(dataset, "val", "ten", **tens)))
+                    results = [
+                        (crops, evaluate(net, view, feed, place, precision, stops=stop.agreed)) for crops, view in views
+                    ]
+                    # One that was broken off is made by the run that goes on from here
+                    stops = any(result is None for _, result in results)
+                    if not stops:
+                        evaluated, error = True, results[0][1]["top1_error"]
+                        best = error < min(errors.values(), default=math.inf)
+                        errors[step] = error
                         if first:
-                            record(journal, progress, step, last, epoch, 1, result)
-                        if step == last and config["final_crops"] == 10:
-                            ten = Loader(dataset, "val", "ten", **{**shared, **smaller(config["batch_size"], place)})
-                            result = evaluate(net, ten, feed, place)
-                            if first:
-                                record(journal, progress, step, last, epoch, 10, result)
-                    # After the evaluation, so that a resumed run need not repeat it
-                    if saves or best:
-                        check_finite(loss, step, loader, rate, out)
-                        writer.save(step, net, optimiser, config, best)
-                if stops or step == last:
-                    break
-            if stops:
+                            record(journal, progress, step, last, (step - 1) // loader.batches, results)
+            # After the evaluation, so that a resumed run need not repeat it
+            saves = best or stops or step == last or step % config["checkpoint_every"] == 0
+            if saves and (evaluated or step != saved):
+                with clock.paused():
+                    check_finite(loss, step, loader, optimiser, out)
+                    told = {"config": config, "errors": list(errors.items()), "precision": precision.state()}
+                    writer.save(step, net, optimiser, told, best)
+                    saved = step
+            if stops or step == last:
                 break
+
+            if batches is None or step % loader.batches == 0:
+                place.agree_on_bad(loader)
+                batches = clock.waiting(loader.epoch(step // loader.batches, start=step % loader.batches))
+            images, labels = place.whole(next(batches), feed)
+            rate = rate_at(step, loader.batches, config, list(errors.values()))
+            before = loss
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["times"]
+            loss = train_step(trained, place.layout, optimiser, images, labels, rng, config["seed"], step, precision)
+            # Of the step before: a GPU has one to work on while this waits
+            check_finite(before, step, loader, optimiser, out)
+            writer.check()
+            step += 1
+            clock.pictures += config["batch_size"]
+            progress.advance(config["batch_size"])
+            if tracer:
+                tracer.made(step)
+            if step % config["log_every"] == 0 or step in (1, last):
+                value = place.layout.replicas.sum(loss.clone()).item()  # waits for the device, then comes the clock
+                if first:
+                    line = {"kind": "train", "step": step, "epoch": (step - 1) // loader.batches}
+                    line |= {"loss": value, "lr": rate, **clock.look()}
+                    journal.add(line)
+                    report(progress, line, last, errors)
+            stops = stop.agreed()
         writer.wait()
-        if stops_early := step < last:
+        if stops:
             place.meet()  # or a process that is done first would have the others ended
             if first:
                 progress.say(f"stopped after step {step} of {last} as asked: --resume auto continues")
-    if stops_early:
+    if stops:
         raise Stopped
+
+
+def is_evaluated(step: int, last: int, batches: int, config: dict) -> bool:
+    """Whether an evaluation follows a step: the last one, and the end of each `eval_every`-th epoch."""
+    return step == last or (step > 0 and step % (batches * config["eval_every"]) == 0)
 
 
 def optimiser_of(recipe: str, net: AlexNet, lr: float) -> PaperSGD:
     """The optimiser of a `--recipe`."""
+    variant, biases = net.variant, {name: p for name, p in net.named_parameters() if name.endswith("bias")}
+    decay = {} if variant.bias_decay else {"weight_decay": 0.0}
+    groups = [
+        {"params": [p for name, p in net.named_parameters() if name not in biases]},
+        {"params": list(biases.values()), "times": variant.bias_rate, **decay},
+    ]
     if recipe == "paper":
-        return PaperSGD(net.parameters(), lr)
-    return LARS(net, lr, lambda layer, squares: net.holders(layer).sum(squares))
+        return PaperSGD(groups, lr)
+    holders = {parameter: net.holders(name) for name, parameter in net.named_parameters()}
+    return LARS(groups, lr, lambda parameter, squares: holders[parameter].sum(squares))
 
 
 def rate_at(step: int, batches: int, config: dict, errors: Sequence[float]) -> float:
@@ -256,54 +306,87 @@ def rate_at(step: int, batches: int, config: dict, errors: Sequence[float]) -> f
     return rate if config["recipe"] == "paper" else large_batch_rate(rate, config["batch_size"], step / batches)
 
 
-def smaller(batch_size: int, place: Place) -> dict:
+def fewer(batch_size: int, place: Place) -> int:
     """A batch of so many fewer pictures that ten crops of each are about as many."""
-    return {"batch_size": -(-batch_size // 10 // place.world) * place.world}
+    return -(-batch_size // 10 // place.world) * place.world
 
 
-def record(journal: metrics.Journal, progress: Progress, step: int, last: int, epoch: int, crops: int, result: dict):
-    """An evaluation's line, for machine and man."""
-    journal.add({"kind": "eval", "step": step, "epoch": epoch, "crops": crops, **result})
-    progress.say(
-        f"step {step}/{last} epoch {epoch} val error{' of ten crops' * (crops > 1)}: top-1 {result['top1_error']:.1%}, "
-        f"top-5 {result['top5_error']:.1%} of {result['samples']}"
-    )
+def record(journal: metrics.Journal, progress: Progress, step: int, last: int, epoch: int, results: list) -> None:
+    """An evaluation's lines, one for each (crops, result), for machine and man."""
+    for crops, result in results:
+        journal.add({"kind": "eval", "step": step, "epoch": epoch, "crops": crops, **result})
+        progress.say(
+            f"step {step}/{last} epoch {epoch} val error{' of ten crops' * (crops > 1)}: "
+            f"top-1 {result['top1_error']:.1%}, top-5 {result['top5_error']:.1%} of {result['samples']}"
+        )
 
 
-def check_finite(loss: torch.Tensor | None, step: int, loader: Loader, rate: float, out: Path) -> None:
+def report(progress: Progress, line: dict, last: int, errors: dict[int, float]) -> None:
+    """A step's line for man: in the bar on a terminal, else of its own."""
+    told = f"loss {line['loss']:.4f} lr {line['lr']:g} {line['img_per_s']:.0f} img/s data wait {line['data_wait']:.0%}"
+    validated = f" val top-1 {list(errors.values())[-1]:.1%}" if errors else ""
+    progress.note(told + validated, f"step {line['step']}/{last} epoch {line['epoch']} {told}")
+
+
+def check_finite(loss: torch.Tensor | None, step: int, loader: Loader, optimiser: PaperSGD, out: Path) -> None:
     """Raises InputError, with the pictures and the checkpoint to go back to, when the loss of `step` is no number."""
     if loss is None or math.isfinite(value := loss.item()):
         return
     keys = loader.keys(*divmod(step - 1, loader.batches))
-    named = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+    named = ", ".join(keys[:8])
+    if len(keys) > 8:
+        listed = out / f"not-finite-{step:08d}.txt"
+        listed.write_text("".join(f"{key}\n" for key in keys))
+        named += f" and {len(keys) - 8} more, see {listed}"
+    rate = optimiser.param_groups[0]["lr"]
     remedy = f"lower --lr (now {rate:g}); {checkpoint.last_good(out)}"
     raise InputError(f"the loss is {value} at step {step}, of the pictures {named}: {remedy}")
 
 
 class Tracer:
-    """Traces the steps of `--profile` with torch.profiler into `trace-FIRST-LAST.json`, for chrome://tracing."""
+    """Traces the steps of `--profile` with torch.profiler into `trace-FIRST-LAST.json`, for chrome://tracing; a context
+    manager, whose end writes what there is of a run that ended before LAST."""
 
     def __init__(self, steps: tuple[int, int] | None, out: Path):
-        self.steps, self.out, self.running = steps, out, contextlib.ExitStack()
+        self.steps, self.out, self.profiler = steps, out, None
+
+    def __enter__(self) -> "Tracer":
+        self.made(0)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.profiler:
+            self.profiler.stop()
+            self.profiler.export_chrome_trace(str(self.out / f"trace-{self.steps[0]}-{self.steps[1]}.json"))
+            self.profiler = None
 
     def made(self, step: int) -> None:
         """So many steps are done."""
         if self.steps and step == self.steps[0] - 1:
-            self.profiler = self.running.enter_context(torch.profiler.profile())
+            self.profiler = torch.profiler.profile()
+            self.profiler.start()
         if self.steps and step == self.steps[1]:
-            self.running.close()
-            self.profiler.export_chrome_trace(str(self.out / f"trace-{self.steps[0]}-{self.steps[1]}.json"))
+            self.__exit__()
 
 
 def train_step(
-    trained: nn.Module, layout: Layout, optimiser, images, labels, rng: torch.Generator, seed: int, step: int
+    trained: nn.Module,
+    layout: Layout,
+    optimiser,
+    images,
+    labels,
+    rng: torch.Generator,
+    seed: int,
+    step: int,
+    precision: Precision,
 ) -> torch.Tensor:
     """One update on a global batch; returns this replica's share of the mean loss over it, a scalar on the device: the
     shares add up. `trained` is what `trainer.towers.replicate` made; `step` counts the updates before."""
     rng.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
     good = layout.replicas.sum((labels != BAD).sum())
-    loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
+    with precision.context():
+        loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
     optimiser.zero_grad()
-    (loss * layout.replicas.size).backward()  # DistributedDataParallel takes the replicas' mean, and it is their sum
-    optimiser.step()
+    # DistributedDataParallel takes the replicas' mean, and it is their sum that is wanted
+    precision.update(loss * layout.replicas.size, optimiser)
     return loss.detach()

@@ -5,7 +5,7 @@
 
 `step` counts from 1 and is the number of updates made; `epoch` counts from 0; `loss` is that step's mean cross-entropy
 in nats; `img_per_s` covers the steps since the line before, without evaluations; `data_wait` is the share of that time
-in which the first process had nothing to do but wait for the next batch; errors are fractions.
+in which the first process had nothing to do but wait for the next batch, see `Clock`; errors are fractions.
 """
 
 import json
@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -38,29 +40,44 @@ def append(run: Path, line: dict) -> None:
         raise InputError(f"cannot write {run / FILE}: {error.strerror}") from None
 
 
-def rewind(run: Path, step: int) -> None:
-    """Drops what a killed run logged after its last checkpoint: those steps are made, and logged, again."""
-    kept = [line for line in read(run) if line["step"] <= step]
+def rewind(run: Path, step: int, evaluated: bool) -> None:
+    """Drops what a killed run logged after its last checkpoint: those steps are made, and logged, again, and so is the
+    evaluation after the checkpoint's own step unless it was `evaluated` when that was written."""
+    kept = [line for line in read(run) if line["step"] < step + (evaluated or line["kind"] == "train")]
     with atomic_write(run / FILE) as file:
         file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 class Clock:
-    """Time since the last look, how much of it went into waiting for data, and what is not to be counted."""
+    """Time since the last look, how much of it went into waiting for data, and what is not to be counted.
 
-    def __init__(self):
-        self.pictures, self.waited, self.since = 0, 0.0, time.perf_counter()
+    Waiting is from the moment a batch is asked of the pipeline until it is there; building an epoch's pipeline is part
+    of it, the exchange of crops between processes and their way to the device are not. On a GPU, whose step is still
+    under way when the next batch is asked for, only what it stands idle counts: both moments are marks in its queue of
+    work, and the time between them passes on the device.
+    """
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.pictures, self.marks, self.since = 0, [], time.perf_counter()
 
     def waiting(self, batches: Iterable) -> Iterator:
         """The batches; what each takes to come is time spent waiting for data."""
         batches = iter(batches)
         while True:
-            began = time.perf_counter()
+            began = self._mark()
             batch = next(batches, None)
-            self.waited += time.perf_counter() - began
+            self.marks.append((began, self._mark()))
             if batch is None:
                 return
             yield batch
+
+    def _mark(self) -> "float | torch.cuda.Event":
+        if not self.cuda:
+            return time.perf_counter()
+        mark = torch.cuda.Event(enable_timing=True)
+        mark.record()
+        return mark
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -70,23 +87,25 @@ class Clock:
         self.since += time.perf_counter() - began
 
     def look(self) -> dict[str, float]:
-        """`img_per_s` and `data_wait` since the last look."""
+        """`img_per_s` and `data_wait` since the last look, for a device that has done what it was given."""
         seconds = time.perf_counter() - self.since
-        seen = {"img_per_s": round(self.pictures / seconds, 1), "data_wait": round(self.waited / seconds, 4)}
-        self.pictures, self.waited, self.since = 0, 0.0, time.perf_counter()
+        # torch counts milliseconds between marks
+        waits = [began.elapsed_time(ended) / 1e3 if self.cuda else ended - began for began, ended in self.marks]
+        seen = {"img_per_s": round(self.pictures / seconds, 1), "data_wait": round(sum(waits) / seconds, 4)}
+        self.pictures, self.marks, self.since = 0, [], time.perf_counter()
         return seen
 
 
 class Journal:
     """Where a run's lines go: `metrics.jsonl`, and TensorBoard's files in the same folder if asked for.
 
-    Args: step: what is there of later steps is dropped: it is made again.
+    Args: step, evaluated: of the checkpoint that the run goes on from, see `rewind`.
     Raises: InputError when TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, run: Path, step: int, tensorboard: bool):
+    def __init__(self, run: Path, step: int, evaluated: bool, tensorboard: bool):
         self.run, self.board = run, None
-        rewind(run, step)
+        rewind(run, step, evaluated)
         if tensorboard:
             self.board = board_writer()(run / "tensorboard", purge_step=step + 1)
 

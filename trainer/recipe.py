@@ -10,13 +10,13 @@ class PaperSGD(torch.optim.Optimizer):
 
     The rate is inside the velocity, so what was gathered at an old rate stays when the rate drops;
     torch.optim.SGD multiplies the whole velocity by the new rate, and equals this only while the rate stands still.
-    Weight decay takes every parameter alike: the paper excepts none.
+    Weight decay takes every parameter alike: the paper excepts none. A group's "times" is for whoever sets its rate.
     """
 
     def __init__(
         self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0005
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "times": 1.0})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -31,45 +31,66 @@ class PaperSGD(torch.optim.Optimizer):
                 if "velocity" not in self.state[weight]:
                     self.state[weight]["velocity"] = torch.zeros_like(weight)
             velocities = [self.state[weight]["velocity"] for weight in weights]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, weights, alpha=-group["weight_decay"] * group["lr"])
-            torch._foreach_add_(velocities, [weight.grad for weight in weights], alpha=-group["lr"])
-            torch._foreach_add_(weights, velocities)
+            if weights:
+                # SGD's fused kernel, which reads and writes each number once: v = momentum * v + (1 - dampening) *
+                # (g + weight_decay * w); w = w - lr * v. With these two constants that is the update above
+                torch._fused_sgd_(
+                    weights,
+                    [weight.grad for weight in weights],
+                    velocities,
+                    lr=-1.0,
+                    dampening=1.0 + group["lr"],
+                    momentum=group["momentum"],
+                    weight_decay=group["weight_decay"],
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                )
         return loss
 
 
 class LARS(PaperSGD):
     """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv 1708.03888, algorithm 1), for large batches.
 
-    v = momentum * v - local * lr * (gradient + weight_decay * w); w = w + v, where local is, for each layer (weights
-    and biases together), TRUST * |w| / (|gradient| + weight_decay * |w|), and 1 where |w| or |gradient| is 0.
+    v = momentum * v - local * lr * (gradient + weight_decay * w); w = w + v, where local is, for each parameter,
+    TRUST * |w| / (|gradient| + weight_decay * |w|), and 1 where |w| or |gradient| is 0. A layer's weights and biases
+    have a local rate each, for the ratio of the two norms is far apart in them, as the authors found.
 
-    Args: sum_of: for a layer's name, adds up a scalar over the processes that hold a part of it each, so that a norm is
-    that of the whole layer; net: whose layers they are.
+    Args: params: as in PaperSGD; total: makes the sums of squares that this process has for a parameter, a tensor,
+    those of the whole parameter, where several processes hold a part of it each.
     """
 
-    TRUST = 0.1  # at the paper's rate of 0.01 the usual 0.001 moves nothing; ours is ten times 0.01 of the layer's norm
+    TRUST = 0.02
 
-    def __init__(self, net: torch.nn.Module, lr: float, sum_of: Callable[[str, torch.Tensor], torch.Tensor], **more):
-        super().__init__(net.parameters(), lr, **more)
-        self.layers, self.sum_of = list(net.named_children()), sum_of
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        total: Callable[[torch.nn.Parameter, torch.Tensor], torch.Tensor],
+        **more,
+    ):
+        super().__init__(params, lr, **more)
+        self.total = total
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update of every layer."""
-        group = self.param_groups[0]
-        decay, lr = group["weight_decay"], group["lr"]
-        for name, layer in self.layers:
-            weights = list(layer.parameters())
-            squares = torch.stack([sum(w.square().sum() for w in weights), sum(w.grad.square().sum() for w in weights)])
-            norm, of_gradient = self.sum_of(name, squares).sqrt()
-            local = torch.where(
-                (norm > 0) & (of_gradient > 0), self.TRUST * norm / (of_gradient + decay * norm), torch.ones_like(norm)
-            )
-            for weight in weights:
-                velocity = self.state[weight].setdefault("velocity", torch.zeros_like(weight))
-                velocity.mul_(group["momentum"]).sub_(local * lr * (weight.grad + decay * weight))
-                weight.add_(velocity)
+        """One update of every parameter that has a gradient: PaperSGD's, of gradients that already hold the decay and
+        the local rate."""
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    squares = torch.stack([weight.square().sum(), weight.grad.square().sum()])
+                    norm, of_gradient = self.total(weight, squares).sqrt()
+                    local = self.TRUST * norm / (of_gradient + decay * norm)
+                    local = torch.where((norm > 0) & (of_gradient > 0), local, 1.0)
+                    weight.grad.add_(weight, alpha=decay).mul_(local)
+            group["weight_decay"] = 0.0
+        try:
+            return super().step(closure)
+        finally:
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
 
 
 PLATEAU = "plateau"

@@ -32,7 +32,9 @@ class StopRequest:
         self.before = {number: signal.signal(number, self._hear) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
+        if self.work and kind is None:
+            self.work.wait()
         for number, handler in self.before.items():
             signal.signal(number, handler)
 

@@ -34,6 +34,7 @@ from shards.writer import write_dataset
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.loop import train_step
+from trainer.precision import Precision
 from trainer.recipe import PaperSGD
 from trainer.towers import replicate
 from trainer.tuning import tune_rank
@@ -102,7 +103,7 @@ def bench_rank(
     net.initialise(seed=0)
     net.to(place.device)
     optimiser = PaperSGD(net.parameters(), lr=0.01)
-    trained = replicate(net, place.layout)
+    trained, precision = replicate(net, place.layout), Precision("fp32", place.device)
     rng = torch.Generator(place.device)
     loader = Loader(dataset, "train", "train", **shared)
     batches = endless(loader)
@@ -111,7 +112,7 @@ def bench_rank(
     resident = [tensor.clone() for tensor in place.whole(next(batches), feed)]
 
     def update(images: torch.Tensor, labels: torch.Tensor) -> None:
-        train_step(trained, place.layout, optimiser, images, labels, rng, seed=0, step=0)
+        train_step(trained, place.layout, optimiser, images, labels, rng, 0, 0, precision)
 
     rates["model"] = measure(lambda: update(*resident), images, seconds, place)
     rates["train"] = measure(lambda: update(*place.whole(next(batches), feed)), images, seconds, place)
