@@ -12,6 +12,7 @@ from pipeline.stats import Stats
 from shards.errors import InputError
 from shards.manifest import Dataset
 from shards.progress import Progress
+from shards.remote import Remote
 from trainer import checkpoint
 from trainer.alexnet import AlexNet, net_of
 from trainer.launch import Place
@@ -58,10 +59,18 @@ def evaluate(
 
 
 def evaluate_run(
-    place: Place, data: Path, path: Path, split: str, crops: int, batch_size: int, decoding: dict, as_json: bool
+    place: Place,
+    data: Path | Remote,
+    path: Path,
+    split: str,
+    crops: int,
+    batch_size: int,
+    decoding: dict,
+    as_json: bool,
 ) -> None:
     """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     file = find(path)
     state = checkpoint.read(file)
     if len(state["config"]["classes"]) != len(dataset.classes):

@@ -27,6 +27,7 @@ from shards.errors import InputError
 from shards.files import atomic_write, locked
 from shards.manifest import Dataset
 from shards.progress import Progress
+from shards.remote import Remote
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet, net_of
 from trainer.evaluate import evaluate
@@ -44,7 +45,7 @@ IDENTITY = (
 
 
 def train(
-    data: Path,
+    data: Path | Remote,
     out: Path,
     *,
     gpus: int | None = None,
@@ -94,7 +95,7 @@ def train(
     if epochs is not None and steps is not None:
         raise InputError("--epochs and --steps both say how long to train: give one of them")
     dataset = Dataset.load(data)
-    Stats.load(data)
+    Stats.load(dataset.root)
     dataset.split("train")
     if lr_steps == PLATEAU and "val" not in dataset.splits:
         raise InputError(f"--lr-steps {PLATEAU}, but {data} has no val split to see one on: name epochs instead")
@@ -166,9 +167,10 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
-def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
+def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> None:
     """One rank's part of a training run."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     config["decoding"] = place.settings(config["decoding"], dataset.size)._asdict()
     shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"]}
     shared |= {**place.loading, **config["decoding"]}

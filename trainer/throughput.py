@@ -28,6 +28,7 @@ from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
+from shards.remote import Remote
 from shards.synthetic import render_folders
 from shards.writer import write_dataset
 from trainer.alexnet import AlexNet
@@ -43,7 +44,7 @@ WINDOWS = 5  # a stage's time is cut into so many; the spread is over them
 
 
 def bench(
-    data: Path | None,
+    data: Path | Remote | None,
     json_path: Path | None,
     batch_size: int,
     width: float,
@@ -55,7 +56,7 @@ def bench(
 ) -> None:
     """Prints each stage's images per second and the bottleneck; writes them to `json_path` as JSON.
 
-    Args: data: a data set's folder, None to render one of 512 pictures; seconds: a stage's time; tune: find
+    Args: data: a data set's place, None to render one of 512 pictures; seconds: a stage's time; tune: find
     settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
     Raises: InputError.
     """
@@ -76,10 +77,18 @@ def bench(
 
 
 def bench_rank(
-    place: Place, data: Path, described: str, json_path, batch_size: int, width: float, seconds: float, decoding: dict
+    place: Place,
+    data: Path | Remote,
+    described: str,
+    json_path,
+    batch_size: int,
+    width: float,
+    seconds: float,
+    decoding: dict,
 ) -> None:
     """One rank's part: every rank runs every stage, their images per second add up."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     settings = place.settings(decoding, dataset.size)
     shared = {"stats": stats, "batch_size": batch_size, **place.loading, **settings._asdict()}
     # What one rank counts for a step: with two towers both work on every image of the global batch
