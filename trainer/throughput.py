@@ -242,12 +242,6 @@ def net_stages(
         train_step(trained, place.layout, optimiser, images, labels, rng, seed=0, step=0)
 
     pictures = len(batch.labels)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(images, rng)
-    forward = counter.get_total_flops() / pictures
-    # Backwards a layer makes two gradients of a product's cost each, but conv1 needs none of the pictures'
-    backward = 2 * forward - sum(counter.get_flop_counts()["AlexNet.conv1"].values()) / pictures
-
     stages = {}
     if place.device_id is not None and not batch.images.is_cuda:
         stages["copy"] = time(lambda: to_device(batch.images, place.device))
@@ -263,8 +257,18 @@ def net_stages(
     stages["normalisation"] = time(normalisation(net, images))
     stages["model"] = time(lambda: update(optimiser, images, labels))
     stages["train"] = time(lambda: update(optimiser, *place.whole(next(batches), feed)))
-    flops = {"forward": forward, "forward+backward": forward + backward, "model": forward + backward}
-    return stages, flops, sent
+    forward, backward = (flop / pictures for flop in flop_counts(net, images, rng))
+    return stages, {"forward": forward, "forward+backward": forward + backward, "model": forward + backward}, sent
+
+
+def flop_counts(net: AlexNet, images: torch.Tensor, rng: torch.Generator) -> tuple[int, int]:
+    """This rank's FLOP in products, forwards and backwards; a multiply and an add are two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(images, rng)
+    forward = counter.get_total_flops()
+    # Backwards each layer makes two gradients, a product's cost each, but conv1 none of the pictures'. (The counter's
+    # own figure for the backward of a convolution in groups is too high.)
+    return forward, 2 * forward - sum(counter.get_flop_counts()["AlexNet.conv1"].values())
 
 
 def exchanged(step: Callable[[], object], net: AlexNet, place: Place) -> tuple[Callable[[], None], float]:
