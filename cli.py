@@ -343,6 +343,7 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
     help="Show two runs' --json files side by side, instead.",
 )
 @click.option("--cold", is_flag=True, help="Have the kernel forget the shards before each reading.")
+@click.option("--peers", "with_peers", is_flag=True, help="Measure other loaders on the same pictures, too.")
 @click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
 @GPUS
 @DEVICE

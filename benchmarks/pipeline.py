@@ -37,7 +37,8 @@ from shards.workers import cores
 from shards.writer import write_dataset
 from trainer.launch import Place
 from trainer.raw import Decoded, decoders
-from trainer.throughput import jpegs, machine
+from trainer.sample import jpegs
+from trainer.throughput import machine
 from trainer.towers import whole
 
 BATCH, COPIES = 64, 10
@@ -174,7 +175,7 @@ def contestants(dataset: Dataset, decode: Callable[[float], Decoded]) -> dict[st
 
 def measure(dataset: Dataset, rounds: int, seconds: float) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
-    with decoders(jpegs(Loader(dataset, "train", "read", batch_size=BATCH, threads=1)), cores()) as decode:
+    with decoders(jpegs(dataset), cores()) as decode:
         turns = list(contestants(dataset, decode).items())
         for number in range(rounds + 1):
             for name, run in turns[number % len(turns) :] + turns[: number % len(turns)]:

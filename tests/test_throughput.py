@@ -15,6 +15,7 @@ from trainer import limits, throughput, verdict
 from trainer.alexnet import AlexNet
 from trainer.launch import Place
 from trainer.raw import decoders
+from trainer.sample import jpegs
 from trainer.timing import timed
 from trainer.towers import whole
 
@@ -31,7 +32,8 @@ def bench(data, tmp_path):
 
     def run(**changed):
         out = tmp_path / "bench.json"
-        options = {"batch_size": 16, "width": 0.05, "seconds": 0.2, "cold": False, "tune": False, "decoding": CHOSEN}
+        options = {"batch_size": 16, "width": 0.05, "seconds": 0.2, "cold": False, "decoding": CHOSEN}
+        options |= {"with_peers": False, "tune": False}
         throughput.bench(data, out, gpus=1, device="cpu", **{**options, **changed})
         return json.loads(out.read_text())
 
@@ -186,7 +188,7 @@ def test_a_pictures_flop_is_the_papers_nets():
 def test_processes_decode_at_once(data):
     from shards.manifest import Dataset
 
-    pictures = throughput.jpegs(Loader(Dataset.load(data), "train", "read", batch_size=8, threads=1), 5)
+    pictures = jpegs(Dataset.load(data), 5)
     assert len(pictures) == 5 and all(picture.startswith(b"\xff\xd8") for picture in pictures)
     with decoders(pictures, 2) as decode:
         found = decode(0.2)

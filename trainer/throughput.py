@@ -17,15 +17,13 @@ All ranks run a stage at once and their pictures add up; two towers work on the 
 them. docs/throughput.md has what each limit is, the model behind the verdict, and the JSON's schema.
 """
 
-import itertools
 import json
 import os
 import platform
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,26 +33,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.feed import Feed, to_device
 from pipeline.graph import CROP, SIZE
-from pipeline.loader import Batch, Loader
+from pipeline.loader import Loader
 from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
 from shards.synthetic import render_folders
 from shards.writer import write_dataset
-from trainer import limits, verdict
+from trainer import limits, peers, verdict
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.limits import Limit
 from trainer.loop import train_step
 from trainer.lrn import local_response_norm
 from trainer.recipe import PaperSGD
+from trainer.sample import jpegs, laid_down, stream
 from trainer.timing import Timed, timed
 from trainer.towers import Towers, replicate
 from trainer.tuning import tune_rank
 
 SCHEMA = 2
-EPOCH = 12_800  # pictures of an epoch here, at least: ImageNet's beginnings of epochs are a hundred times rarer still
 CROP_BYTES = 3 * CROP * CROP  # of a picture as it travels
 FED_BYTES = CROP_BYTES + 4 * CROP_BYTES  # that casting it to float32 reads and writes
 
@@ -66,6 +64,7 @@ def bench(
     width: float,
     seconds: float,
     cold: bool,
+    with_peers: bool,
     tune: bool,
     decoding: dict,
     gpus,
@@ -74,8 +73,8 @@ def bench(
     """Prints each stage's pictures a second, its limit, and the verdict; writes them to `json_path` as JSON.
 
     Args: data: a data set's folder, None to render one of 512 pictures; seconds: a stage's time; cold: shards leave the
-    page cache before they are read; tune: find settings, see `trainer.tuning`, instead; decoding: what is chosen of
-    `pipeline.settings.Settings`, by name.
+    page cache before they are read; with_peers: measure other loaders too, see `trainer.peers`; tune: find settings,
+    see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
     Raises: InputError.
     """
     writable(json_path, "--json")
@@ -90,8 +89,11 @@ def bench(
         if not told.exists():
             return  # torchrun started this process, and the first one tells
         report = json.loads(told.read_text())
-    report["data"]["name"] = described
-    print(table(report))
+        report["data"]["name"] = described
+        print(table(report), flush=True)
+        if with_peers:
+            report["peers"] = peers.compare(peers.pictures_of(data, Path(folder)), batch_size, seconds, peers.ROUNDS)
+            print(peers.table(report["peers"]))
     if json_path:
         with atomic_write(json_path) as file:
             file.write(json.dumps(report, indent=1).encode() + b"\n")
@@ -123,12 +125,12 @@ def bench_rank(
     def time(step: Callable[[], object], count: int = pictures) -> Timed:
         return timed(step, count, seconds, place)
 
-    sample = jpegs(Loader(dataset, "train", "read", **shared), limits.PICTURES)
+    sample = jpegs(dataset, limits.PICTURES)
     stages = {"read": time(*reading(Loader(dataset, "train", "read", **shared), cold, place))}
     found = limits.measured(sample, dataset.tars("train"), cold, torch.float32, seconds / 2, place)
     for stage in ("decode", "patch"):
         stages[stage] = time(Loader(dataset, "train", stage, **shared).pipeline(0).run)
-    stages["pipeline"] = time(stream(dataset, shared).__next__)
+    stages["pipeline"] = time(stream(dataset, **shared).__next__)
     evaluated = "val" if "val" in dataset.splits else "train"
     stages["eval"] = time(Loader(dataset, evaluated, "centre", **shared).pipeline(0).run)
     also = alternatives(dataset, stats, sample, shared, place, time)
@@ -169,50 +171,23 @@ def reading(loader: Loader, cold: bool, place: Place) -> tuple[Callable[[], obje
     return epoch, loader.batches * count
 
 
-def jpegs(loader: Loader, most: int | None = None) -> list[bytes]:
-    """The first pictures of a loader's split, as they are stored; all, unless told how many."""
-    places = ((shard, sample) for shard, lines in enumerate(loader.entries) for sample in range(len(lines)))
-    return [loader.jpeg(*where) for where in itertools.islice(places, most)]
-
-
-def stream(dataset: Dataset, shared: dict) -> Iterator[Batch]:
-    """Training batches without end. A small set is read several times over within an epoch, or the epochs' beginnings
-    would count for more than they do in ImageNet."""
-    split = dataset.split("train")
-    longer = replace(split, shards=split.shards * -(-EPOCH // split.samples))
-    loader = Loader(replace(dataset, splits={"train": longer}), "train", "train", **shared)
-    epoch = 0
-    while True:
-        yield from loader.epoch(epoch)
-        epoch += 1
-
-
 def alternatives(dataset: Dataset, stats: Stats, sample: list[bytes], shared: dict, place: Place, time) -> dict:
     """The training pipeline with one thing changed, by that thing's name: what the verdict's advice rests on."""
     found = {}
     if dataset.size is None:
         with tempfile.TemporaryDirectory(prefix="alexnet-bench-256-") as folder:
-            small = at_256(sample, Path(folder), place.threads)
+            small = laid_down(sample, Path(folder), None, place.threads, size=SIZE)
             pictures = small.split("train").samples
             fitting = {**shared, "batch_size": min(shared["batch_size"], pictures - pictures % place.world)}
-            step = stream(small, fitting).__next__
+            step = stream(small, **fitting).__next__
             found["256-shards"] = time(step, fitting["batch_size"] // place.world)
     if place.device_id is not None:
         other = "cpu" if shared["decode_on"] == "device" else "device"
-        found[f"--decode-on {other}"] = time(stream(dataset, {**shared, "decode_on": other}).__next__)
+        found[f"--decode-on {other}"] = time(stream(dataset, **{**shared, "decode_on": other}).__next__)
     if place.world > 1:
         alone = {**shared, "rank": 0, "world": 1}
-        found["every rank decodes all"] = time(stream(dataset, alone).__next__)
+        found["every rank decodes all"] = time(stream(dataset, **alone).__next__)
     return found
-
-
-def at_256(sample: list[bytes], folder: Path, processes: int) -> Dataset:
-    """A data set of these pictures stored at 256."""
-    for number, jpeg in enumerate(sample):
-        path = folder / "images" / "train" / f"{number % 2}" / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg)
-    return write_dataset(folder / "images", folder / "shards", size=SIZE, processes=processes)
 
 
 class Still(PaperSGD):
@@ -233,7 +208,7 @@ def net_stages(
     rng = torch.Generator(place.device)
     feed = Feed(stats, "image", place.device)
 
-    batches = stream(dataset, shared)
+    batches = stream(dataset, **shared)
     batch = next(batches)
     batch = batch._replace(images=batch.images.clone())  # DALI's memory is used again
     images, labels = (tensor.clone() for tensor in place.whole(batch, feed))
