@@ -344,6 +344,13 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 )
 @click.option("--cold", is_flag=True, help="Have the kernel forget the shards before each reading.")
 @click.option("--peers", "with_peers", is_flag=True, help="Measure other loaders on the same pictures, too.")
+@click.option("--scaling", "with_scaling", is_flag=True, help="Measure 1 to N threads and ranks, batches, sizes, too.")
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write them as a page of HTML there.",
+)
 @click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
 @GPUS
 @DEVICE

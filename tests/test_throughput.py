@@ -11,7 +11,7 @@ import torch
 
 from pipeline.loader import Loader
 from shards.errors import InputError
-from trainer import limits, throughput, verdict
+from trainer import limits, steps, throughput, verdict
 from trainer.alexnet import AlexNet
 from trainer.launch import Place
 from trainer.raw import decoders
@@ -33,7 +33,7 @@ def bench(data, tmp_path):
     def run(**changed):
         out = tmp_path / "bench.json"
         options = {"batch_size": 16, "width": 0.05, "seconds": 0.2, "cold": False, "decoding": CHOSEN}
-        options |= {"with_peers": False, "tune": False}
+        options |= {"with_peers": False, "with_scaling": False, "report_path": None, "tune": False}
         throughput.bench(data, out, gpus=1, device="cpu", **{**options, **changed})
         return json.loads(out.read_text())
 
@@ -105,13 +105,13 @@ def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_verdict(bench,
         time.sleep(0.2)
         return torch.zeros(())
 
-    monkeypatch.setattr(throughput, "train_step", slow_step)
+    monkeypatch.setattr(steps, "train_step", slow_step)
     slow = bench()
     assert slow["bottleneck"] == "model" and "bound by the model at" in slow["verdict"]
     model = next(stage for stage in slow["stages"] if stage["name"] == "model")
     assert model["img_per_s"] == pytest.approx(16 / 0.2, rel=0.1)
 
-    monkeypatch.setattr(throughput, "train_step", lambda *_, **__: torch.zeros(()))
+    monkeypatch.setattr(steps, "train_step", lambda *_, **__: torch.zeros(()))
     draws = Loader.draws
 
     def slow_draws(self, *where):

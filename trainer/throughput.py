@@ -40,16 +40,16 @@ from shards.files import atomic_write
 from shards.manifest import Dataset
 from shards.synthetic import render_folders
 from shards.writer import write_dataset
-from trainer import limits, peers, verdict
+from trainer import limits, peers, scaling, verdict
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.limits import Limit
-from trainer.loop import train_step
 from trainer.lrn import local_response_norm
-from trainer.recipe import PaperSGD
+from trainer.report import page
 from trainer.sample import jpegs, laid_down, stream
+from trainer.steps import Steps
 from trainer.timing import Timed, timed
-from trainer.towers import Towers, replicate
+from trainer.towers import Towers
 from trainer.tuning import tune_rank
 
 SCHEMA = 2
@@ -65,19 +65,23 @@ def bench(
     seconds: float,
     cold: bool,
     with_peers: bool,
+    with_scaling: bool,
+    report_path: Path | None,
     tune: bool,
     decoding: dict,
     gpus,
     device,
 ) -> None:
-    """Prints each stage's pictures a second, its limit, and the verdict; writes them to `json_path` as JSON.
+    """Prints each stage's pictures a second, its limit, and the verdict; writes them to `json_path` as JSON, and to
+    `report_path` as a page.
 
     Args: data: a data set's folder, None to render one of 512 pictures; seconds: a stage's time; cold: shards leave the
-    page cache before they are read; with_peers: measure other loaders too, see `trainer.peers`; tune: find settings,
-    see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
+    page cache before they are read; with_peers: measure other loaders too, see `trainer.peers`; with_scaling: see
+    `trainer.scaling`; tune: find settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
     Raises: InputError.
     """
     writable(json_path, "--json")
+    writable(report_path, "--report")
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         described = "512 rendered pictures" if data is None else str(data)
         data = data or rendered(Path(folder))
@@ -93,10 +97,16 @@ def bench(
         print(table(report), flush=True)
         if with_peers:
             report["peers"] = peers.compare(peers.pictures_of(data, Path(folder)), batch_size, seconds, peers.ROUNDS)
-            print(peers.table(report["peers"]))
+            print(peers.table(report["peers"]), flush=True)
+        if with_scaling:
+            report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, device)
+            print(scaling.table(report["scaling"]))
     if json_path:
         with atomic_write(json_path) as file:
             file.write(json.dumps(report, indent=1).encode() + b"\n")
+    if report_path:
+        with atomic_write(report_path) as file:
+            file.write(page(report).encode())
 
 
 def writable(path: Path | None, option: str) -> None:
@@ -149,6 +159,7 @@ def bench_rank(
             "cold": cold,
             "decoding": settings._asdict(),
             "peers": [],
+            "scaling": [],
         }
         on_gpu = settings.decode_on == "device"
         report |= summary(stages, also, found, flops, sent, dataset, on_gpu, place)
@@ -190,22 +201,11 @@ def alternatives(dataset: Dataset, stats: Stats, sample: list[bytes], shared: di
     return found
 
 
-class Still(PaperSGD):
-    """Takes the gradients and leaves the weights, so that a step is forward and backward alone."""
-
-    def step(self, closure=None):
-        return None
-
-
 def net_stages(
     dataset: Dataset, stats: Stats, shared: dict, width: float, place: Place, time
 ) -> tuple[dict[str, Timed], dict[str, float], float]:
     """The stages that have a net in them; the FLOP of a picture by stage; the bytes that ranks send for a picture."""
-    net = AlexNet(len(dataset.classes), width, layout=place.layout)
-    net.initialise(seed=0)
-    net.to(place.device)
-    trained, optimiser = replicate(net, place.layout), PaperSGD(net.parameters(), lr=0.01)
-    rng = torch.Generator(place.device)
+    steps = Steps(place, len(dataset.classes), width)
     feed = Feed(stats, "image", place.device)
 
     batches = stream(dataset, **shared)
@@ -213,26 +213,22 @@ def net_stages(
     batch = batch._replace(images=batch.images.clone())  # DALI's memory is used again
     images, labels = (tensor.clone() for tensor in place.whole(batch, feed))
 
-    def update(optimiser: PaperSGD, images: torch.Tensor, labels: torch.Tensor) -> None:
-        train_step(trained, place.layout, optimiser, images, labels, rng, seed=0, step=0)
-
     pictures = len(batch.labels)
     stages = {}
     if place.device_id is not None and not batch.images.is_cuda:
         stages["copy"] = time(lambda: to_device(batch.images, place.device))
     stages["feed"] = time(lambda: place.whole(batch, feed))
-    still = Still(net.parameters(), lr=0.01)
     sent = 0.0
     if place.world > 1:
-        exchange, sent = exchanged(lambda: update(still, images, labels), net, place)
+        exchange, sent = exchanged(lambda: steps.gradients(images, labels), steps.net, place)
         sent /= pictures
         stages["exchange"] = time(exchange)
-    stages["forward"] = time(lambda: net(images, rng))
-    stages["forward+backward"] = time(lambda: update(still, images, labels))
-    stages["normalisation"] = time(normalisation(net, images))
-    stages["model"] = time(lambda: update(optimiser, images, labels))
-    stages["train"] = time(lambda: update(optimiser, *place.whole(next(batches), feed)))
-    forward, backward = (flop / pictures for flop in flop_counts(net, images, rng))
+    stages["forward"] = time(lambda: steps.forward(images))
+    stages["forward+backward"] = time(lambda: steps.gradients(images, labels))
+    stages["normalisation"] = time(normalisation(steps.net, images))
+    stages["model"] = time(lambda: steps.update(images, labels))
+    stages["train"] = time(lambda: steps.update(*place.whole(next(batches), feed)))
+    forward, backward = (flop / pictures for flop in flop_counts(steps.net, images, steps.rng))
     return stages, {"forward": forward, "forward+backward": forward + backward, "model": forward + backward}, sent
 
 
