@@ -89,17 +89,31 @@ class Size(click.ParamType):
 
 
 class Epochs(click.ParamType):
-    """Epoch numbers with commas between them; the empty text is none."""
+    """Epoch numbers with commas between them; the empty text is none; or the word plateau."""
 
     name = "epochs"
 
     def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) or value == "plateau":
             return value
         try:
             return tuple(int(number) for number in value.split(",") if number.strip())
         except ValueError:
-            self.fail(f"{value!r} is no list of epochs: write it like 25,51,79", param, ctx)
+            self.fail(f"{value!r} is no list of epochs: write it like 25,51,79, or plateau", param, ctx)
+
+
+class Steps(click.ParamType):
+    """The first and the last of some steps: 10-20."""
+
+    name = "first-last"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        first, _, last = value.partition("-")
+        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+            self.fail(f"{value!r} names no steps: write it like 10-20", param, ctx)
+        return int(first), int(last)
 
 
 class Verbs(click.Group):
@@ -255,9 +269,27 @@ def info(data, as_json):
 @click.option(
     "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["paper", "large-batch"]),
+    default="paper",
+    show_default=True,
+    help="large-batch: --lr in proportion to the batch, warm-up, LARS.",
+)
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, show_default=True, help="Learning rate.")
 @click.option(
-    "--lr-steps", type=Epochs(), default="25,51,79", show_default=True, help="Epochs at which it is divided by 10."
+    "--lr-steps",
+    type=Epochs(),
+    default="25,51,79",
+    show_default=True,
+    help="Epochs at which it is divided by 10, or plateau: as the validation error stops improving, three times.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Evaluations that make a plateau.",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, order, draws and dropout."
@@ -266,6 +298,29 @@ def info(data, as_json):
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True, help="Share dropped."
 )
 @click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
+@click.option(
+    "--variant",
+    type=click.Choice(["paper", "release-2012", "one-tower"]),
+    default="paper",
+    show_default=True,
+    help="The net: the paper's, that of the code of 2012, or the paper's smaller one to compare with (section 3.2).",
+)
+@click.option("--activation", type=click.Choice(["relu", "tanh"]), default="relu", show_default=True)
+@click.option("--lrn/--no-lrn", "norm", default=True, help="Local response normalisation.  [default: with it]")
+@click.option(
+    "--pool", type=click.Choice(["3/2", "2/2"]), default="3/2", show_default=True, help="Pooling: width/distance."
+)
+@click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of a step.",
+)
+@click.option(
+    "--compile", is_flag=True, help="Have torch.compile fuse the step.  [default: TorchScript, the LRN alone]"
+)
 @click.option(
     "--mean",
     type=click.Choice(["image", "channel"]),
@@ -288,18 +343,35 @@ def info(data, as_json):
     help="auto: from RUN's newest checkpoint.",
 )
 @click.option("--checkpoint-every", type=click.IntRange(1), default=1000, show_default=True, help="Steps.")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Checkpoints, besides the best.")
 @click.option(
     "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps; the first and last always."
 )
 @click.option(
     "--eval-every", type=click.IntRange(1), default=1, show_default=True, help="Epochs; the last step always."
 )
+@click.option(
+    "--final-crops",
+    type=click.Choice(["1", "10"]),
+    default="1",
+    show_default=True,
+    help="10: the paper's test at the end.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files, too, into RUN.")
+@click.option("--profile", type=Steps(), metavar="FIRST-LAST", help="Trace these steps into RUN, for chrome://tracing.")
 @decoding
-def train(resume, **options):
-    """Train AlexNet: --gpus 2 is the paper's two towers, one a device."""
-    from trainer import loop
+def train(resume, final_crops, **options):
+    """Train AlexNet: --gpus 2 is the paper's two towers, one a device.
 
-    loop.train(resume=resume == "auto", **options)
+    SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
+    """
+    from trainer import loop
+    from trainer.stopping import STOPPED, Stopped
+
+    try:
+        loop.train(resume=resume == "auto", final_crops=int(final_crops), **options)
+    except Stopped:
+        raise SystemExit(STOPPED) from None
 
 
 @main.command("eval")

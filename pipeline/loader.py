@@ -62,6 +62,7 @@ class Loader:
         batch_size: of the global batch; each of `world` ranks decodes an equal part of it.
         device_id: the CUDA device that decodes, unless `decode_on` has the CPU do it; None for the CPU.
         threads, prefetch, affinity, decode_on, hw_decoder_load: of this rank's pipeline: `pipeline.settings.Settings`.
+        lighting: whether the "train" view's pictures are lit.
         max_bad: the share of the split's samples that may be bad, one sample at least.
     Raises:
         InputError: the split is absent or smaller than a training batch, a tar is missing or damaged, or more samples
@@ -86,6 +87,7 @@ class Loader:
         world: int = 1,
         device_id: int | None = None,
         max_bad: float = 0.001,
+        lighting: bool = True,
     ):
         if view not in VIEWS:
             raise ValueError(f"view {view!r} is none of {VIEWS}")
@@ -95,7 +97,7 @@ class Loader:
         self.stats, self.prefetch = stats, prefetch
         device_id = device_id if decode_on == "device" else None
         self.running = {"num_threads": threads, "set_affinity": affinity, "device_id": device_id}
-        self.stored = dataset.size
+        self.stored, self.lit = dataset.size, lighting and view == "train"
         self.tars = dataset.tars(split)
         described = dataset.split(split)
         self.decoder = graph.decoder_options(device_id is not None, hw_decoder_load, described.sizes)
@@ -163,7 +165,7 @@ class Loader:
                     self._find_bad(order[batch : batch + self.prefetch + 1], error)
                     pipe = self.pipeline(epoch, batch)
             valid = min(self.batch_size, self.samples - batch * self.batch_size)
-            light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.view == "train" else None
+            light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.lit else None
             labels = self._labels(labels)
             if self.bad:
                 labels[[tuple(row) in self.bad for row in order[batch].tolist()]] = BAD
@@ -245,6 +247,11 @@ class Loader:
                 if len(self.bad) > self.most_bad:
                     remedy = f"`python cli.py verify {self.tars[shard].parent} --decode --quarantine` takes them out"
                     raise InputError(f"{told}, and --max-bad allows {self.most_bad} such: {remedy}, or allow more")
+
+    def keys(self, epoch: int, batch: int) -> list[str]:
+        """The pictures of a batch over all ranks, as their tar's name and their own."""
+        rows = self.order(epoch)[batch].tolist()
+        return [f"{self.tars[shard].name}: {components(self.entries[shard][sample])[0][3]}" for shard, sample in rows]
 
     def jpeg(self, shard: int, sample: int) -> bytes:
         """A sample's picture as it is stored."""

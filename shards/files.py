@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,18 +70,24 @@ class Flusher:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other commands of this project from writing to the folder meanwhile. Raises InputError when one does, or
-    there is no such folder."""
+def locked(folder: Path, wait: float = 0) -> Iterator[None]:
+    """Keeps other commands of this project from writing to the folder meanwhile. Raises InputError when one does, for
+    `wait` seconds more, or there is no such folder."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise InputError(f"{folder} cannot be opened: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another command is writing to {folder}: wait for it, or choose another folder") from None
+        until = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    text = f"another command is writing to {folder}: wait for it, or choose another folder"
+                    raise InputError(text) from None
+                time.sleep(0.1)
         yield
     finally:
         os.close(handle)

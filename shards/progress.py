@@ -24,8 +24,9 @@ class Progress:
         self.bar = None
         if not quiet and sys.stderr.isatty():
             columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-            self.bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-            self.task = self.bar.add_task(label, total=total, rate="")
+            columns += (TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            self.bar = Bar(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task(label, total=total, rate="", note="")
 
     def __enter__(self):
         if self.bar:
@@ -53,6 +54,13 @@ class Progress:
             self.bar.console.print(text, highlight=False)
         elif not self.quiet:
             print(f"{text}, {self._left()}", file=sys.stderr, flush=True)
+
+    def note(self, text: str, line: str) -> None:
+        """What else stands in the bar, beside the rate; where there is no bar, a line of its own."""
+        if self.bar:
+            self.bar.update(self.task, note=text)
+        else:
+            self.say(line)
 
     def _line(self) -> None:
         self.printed = time.monotonic()

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from trainer.alexnet import POSITIVE_BIASES, AlexNet
+from shards.errors import InputError
+from trainer.alexnet import POSITIVE_BIASES, VARIANTS, AlexNet, Variant
+from trainer.loop import optimiser_of
+from trainer.lrn import local_response_norm
+from trainer.towers import Layout, Replicas, Towers
 
 # weights per kernel x kernels + biases; grouped layers read one tower's half
 PARAMETERS = {
@@ -85,3 +89,65 @@ def test_canonical_state_of_another_net_is_refused():
         small.load_canonical(wide.canonical_state())
     with pytest.raises(ValueError, match=r"fc8\.bias"):
         small.load_canonical({k: v for k, v in small.canonical_state().items() if k != "fc8.bias"})
+
+
+def first_layer(variant, picture):
+    """conv1's output, and what reaches conv2."""
+    net, seen = AlexNet(10, 0.1, 0.0, variant=variant).double().eval(), {}
+    net.initialise(seed=2)
+    net.conv1.register_forward_hook(lambda _, __, output: seen.update(out=output))
+    net.conv2.register_forward_hook(lambda _, inputs, __: seen.update(next=inputs[0]))
+    net(picture)
+    return seen["out"].detach(), seen["next"].detach()
+
+
+def test_each_variant_and_switch_does_what_its_row_says():
+    picture = 100 * torch.randn(2, 3, 224, 224, dtype=torch.float64)
+    functional, norm = torch.nn.functional, local_response_norm
+
+    def pooled(x, wide=3):
+        return functional.max_pool2d(x, wide, 2)
+
+    expected = {
+        VARIANTS["paper"]: lambda x: pooled(norm(x.relu(), 2)),
+        VARIANTS["release-2012"]: lambda x: pooled(norm(x, 2, alpha=2e-5)).relu(),
+        VARIANTS["one-tower"]: lambda x: pooled(norm(x.relu(), 1)),
+        Variant(activation="tanh"): lambda x: pooled(norm(x.tanh(), 2)),
+        Variant(norm=False): lambda x: pooled(x.relu()),
+        Variant(pool="2/2"): lambda x: pooled(norm(x.relu(), 2), wide=2),
+    }
+    for variant, formula in expected.items():
+        out, following = first_layer(variant, picture)
+        torch.testing.assert_close(following, formula(out), rtol=1e-12, atol=1e-12)
+    reached = [first_layer(variant, picture)[1] for variant in expected if variant.towers == 2]
+    assert all(not torch.equal(a, b) for number, a in enumerate(reached) for b in reached[:number])
+
+
+def test_one_tower_has_half_the_kernels_but_the_last_convolutions():
+    with torch.device("meta"):
+        net = AlexNet(variant=VARIANTS["one-tower"])
+    kernels = {name: layer.weight.shape[0] for name, layer in net.named_children()}
+    assert kernels == dict(zip(PARAMETERS, (48, 128, 192, 192, 256, 4096, 4096, 1000), strict=True))
+    assert net.conv2.weight.shape[1] == 48 and net.conv4.weight.shape[1] == 192 and net.conv2.groups == 1
+    towers = Towers()
+    towers.size = 2
+    with pytest.raises(InputError, match="a net of one tower cannot be laid out as two"):
+        AlexNet(variant=VARIANTS["one-tower"], layout=Layout(towers, towers, Replicas()))
+
+
+def test_the_release_trains_biases_at_twice_the_rate_and_without_decay():
+    net = AlexNet(20, variant=VARIANTS["release-2012"])
+    net.initialise(seed=0)
+    for name, layer in net.named_children():
+        spread = 0.03 if name in ("conv3", "conv4", "conv5") else 0.01
+        assert layer.weight.std().item() == pytest.approx(spread, rel=0.03), name
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser = optimiser_of("paper", net, lr=0.1)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.1 * group["times"]
+    optimiser.step()
+    for name, parameter in net.named_parameters():
+        step = -0.2 if name.endswith("bias") else -0.1 - 0.0005 * 0.1 * before[name]
+        torch.testing.assert_close(parameter - before[name], torch.zeros_like(parameter) + step, rtol=1e-3, atol=1e-6)

@@ -33,27 +33,29 @@ def unbroken(data, tmp_path_factory):
 
 
 def parameters(run):
-    return checkpoint.read(checkpoint.latest(run))["parameters"]
+    return checkpoint.read(checkpoint.all_of(run)[0])["parameters"]
 
 
 def without_speed(run):
-    return [{key: value for key, value in line.items() if key != "img_per_s"} for line in metrics.read(run)]
+    clocked = ("img_per_s", "data_wait")
+    return [{key: value for key, value in line.items() if key not in clocked} for line in metrics.read(run)]
 
 
 def test_a_run_writes_its_config_metrics_and_checkpoints(unbroken):
     lines = metrics.read(unbroken)
     trained = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in trained] == [1, 3, 6, 9, 12, 15, 16]
-    assert all(line.keys() == {"kind", "step", "epoch", "loss", "lr", "img_per_s"} for line in trained)
+    assert all(line.keys() == {"kind", "step", "epoch", "loss", "lr", "img_per_s", "data_wait"} for line in trained)
     assert [line["epoch"] for line in trained] == [0, 0, 0, 0, 0, 1, 1]
     evaluated = [line for line in lines if line["kind"] == "eval"]
     assert [(line["step"], line["epoch"], line["samples"]) for line in evaluated] == [(12, 0, 22), (16, 1, 22)]
-    assert all(
-        line.keys() == {"kind", "step", "epoch", "top1_error", "top5_error", "samples"} and 0 <= line["top1_error"] <= 1
-        for line in evaluated
-    )
+    names = {"kind", "step", "epoch", "crops", "top1_error", "top5_error", "samples"}
+    assert all(line.keys() == names and 0 <= line["top1_error"] <= 1 for line in evaluated)
     assert json.loads((unbroken / "config.json").read_text())["batch_size"] == 8
-    assert sorted(p.name for p in unbroken.glob("*.pt")) == ["checkpoint-00000015.pt", "checkpoint-00000016.pt"]
+    # The newest three, of which the one of the first epoch's end is kept for being the best so far
+    kept = [path.name for path in checkpoint.all_of(unbroken)]
+    assert kept == [f"checkpoint-000000{step}.safetensors" for step in (16, 15, 12)]
+    assert checkpoint.read(unbroken / "best.safetensors")["step"] in (12, 16)
 
 
 def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
@@ -64,7 +66,7 @@ def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
     while running.poll() is None and not any(line["step"] >= 6 for line in metrics.read(out)):
         time.sleep(0.02)
     running.kill()
-    assert running.wait() == -signal.SIGKILL and checkpoint.latest(out).name < "checkpoint-00000016.pt"
+    assert running.wait() == -signal.SIGKILL and checkpoint.all_of(out)[0].name < "checkpoint-00000016.safetensors"
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "Resumed after step" in done.stdout
     for name, value in parameters(unbroken).items():
@@ -138,7 +140,7 @@ def bad(words, data, run):
         (["train", "--data", "DATA", "--out", "NEW", "--epochs", "1", "--steps", "1"], "give one of them"),
         (["train", "--data", "DATA", "--out", "NEW", "--lr-steps", "a"], "write it like 25,51,79"),
         (["eval", "--data", "DATA", "--checkpoint", "NOWHERE"], "does not exist"),
-        (["eval", "--data", "DATA", "--checkpoint", "DATA"], "holds no checkpoint-*.pt"),
+        (["eval", "--data", "DATA", "--checkpoint", "DATA"], "holds no checkpoint-*.safetensors"),
         (["eval", "--data", "DATA", "--checkpoint", "RUN", "--split", "test"], "has no test split, only train, val"),
         (["throughput-bench", "--json", "/no/such/folder/out.json"], "there is no such folder"),
         (["index", "NOWHERE"], "is no folder"),
@@ -170,8 +172,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_files(data, images, unbroken
     # With steps to come, so that the other rank fails over its lost neighbour: the one line is still the disk's
     words = ["train", "--data", data, "--out", tmp_path / "run", "--steps", 11, *SMALL, "--gpus", 2]
     done = run_cli(*words, check=False, **full_disk(0.5))
-    assert done.returncode == 1 and "checkpoint-00000005.pt" in done.stderr and "make room" in done.stderr
-    assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.pt"))
+    assert done.returncode == 1 and "checkpoint-00000005.safetensors" in done.stderr and "make room" in done.stderr
+    assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.safetensors"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
@@ -229,7 +231,7 @@ def test_stats_and_preview_show_what_the_net_is_fed(data, tmp_path, run_cli):
 
 
 def test_checkpoints_without_their_config_are_not_taken_up(data, unbroken, tmp_path, run_cli):
-    shutil.copy(checkpoint.latest(unbroken), tmp_path)
+    shutil.copy(checkpoint.all_of(unbroken)[0], tmp_path)
     done = run_cli("train", "--data", data, "--out", tmp_path, "--steps", 16, *SMALL, check=False)
     assert done.returncode != 0 and "but not its config.json" in done.stderr
 
@@ -242,10 +244,10 @@ def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path,
             return (os.mkdir, (str(tmp_path / "owned"),))
 
     for content in (b"no checkpoint", pickle.dumps(Planted())):
-        (tmp_path / "checkpoint-00000001.pt").write_bytes(content)
+        (tmp_path / "checkpoint-00000001.safetensors").write_bytes(content)
         done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
-        assert done.returncode != 0 and "checkpoint-00000001.pt is no readable checkpoint" in done.stderr
-    with open(tmp_path / "checkpoint-00000001.pt", "wb") as file:
+        assert done.returncode != 0 and "checkpoint-00000001.safetensors is no readable checkpoint" in done.stderr
+    with open(tmp_path / "checkpoint-00000001.safetensors", "wb") as file:
         torch.save({"format": 1, "parameters": Planted()}, file)
     done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
     assert "is no readable checkpoint" in done.stderr and not (tmp_path / "owned").exists()

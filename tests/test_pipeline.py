@@ -138,6 +138,13 @@ def test_lighting_spreads_as_the_components_say(data):
     np.testing.assert_allclose(along.mean(axis=0), 0, atol=0.02 * np.sqrt(stats.eigenvalues[0]) * 0.1)
 
 
+def test_lighting_can_be_left_out(data):
+    plain, lit = (loader_of(Dataset.load(data), lighting=lighting) for lighting in (False, True))
+    one, other = next(plain.epoch(0)), next(lit.epoch(0))
+    assert one.light is None and torch.equal(one.images, other.images)
+    np.testing.assert_allclose(fed_of(plain, one), one.images.numpy().transpose(0, 3, 1, 2) - nchw(plain.stats))
+
+
 def test_crop_offsets_reach_both_ends(data):
     loader = loader_of(Dataset.load(data), batch_size=8)
     y, x, flip, _ = (

@@ -1,9 +1,16 @@
 """The paper's update rule and schedule (section 5), by hand."""
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
-from trainer.recipe import PaperSGD, learning_rate
+from trainer.alexnet import AlexNet
+from trainer.launch import layout_of, leave_group
+from trainer.loop import optimiser_of
+from trainer.recipe import LARS, PaperSGD, large_batch_rate, learning_rate, plateaus
+from trainer.towers import whole
 
 
 def test_three_steps_by_hand():
@@ -47,3 +54,70 @@ def test_the_rate_is_divided_by_ten_at_each_drop():
     rates = [learning_rate(0.01, epoch, (25, 51, 79)) for epoch in (0, 24, 25, 50, 51, 78, 79, 89)]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
     assert learning_rate(0.01, 89, ()) == 0.01
+
+
+def test_the_rate_falls_on_plateaus_three_times_at_most():
+    errors = [0.9, 0.8, 0.85, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+    assert [plateaus(errors[:seen], 2) for seen in range(13)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3]
+    assert learning_rate(0.01, 0, "plateau", errors[:7], 2) == pytest.approx(1e-4)
+    assert plateaus(errors, 20) == 0 and plateaus([], 1) == 0
+
+
+def test_a_large_batchs_rate_is_in_proportion_after_warming_up():
+    rates = [large_batch_rate(0.01, 1024, epoch) for epoch in (0, 2.5, 5, 50)]
+    assert rates == pytest.approx([0.01, 0.045, 0.08, 0.08])
+    assert large_batch_rate(0.01, 128, 1) == pytest.approx(0.01)
+
+
+def test_lars_is_algorithm_1_for_each_parameter():
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)).double()
+    torch.nn.init.zeros_(layers[1].bias)
+    weights = [parameter.detach().numpy().copy() for parameter in layers.parameters()]
+    velocities = [np.zeros_like(weight) for weight in weights]
+    optimiser, rng = LARS(layers.parameters(), 0.1, lambda _, squares: squares), np.random.default_rng(0)
+    for lr in (0.1, 0.1, 0.01):
+        optimiser.param_groups[0]["lr"] = lr
+        for parameter, w, v in zip(layers.parameters(), weights, velocities, strict=True):
+            g = rng.normal(size=w.shape)
+            parameter.grad = torch.from_numpy(g.copy())
+            norm, of_gradient = np.sqrt((w**2).sum()), np.sqrt((g**2).sum())
+            local = LARS.TRUST * norm / (of_gradient + 0.0005 * norm) if norm else 1
+            v[:] = 0.9 * v - local * lr * (g + 0.0005 * w)
+            w += v
+        optimiser.step()
+        assert optimiser.param_groups[0]["weight_decay"] == 0.0005
+    for parameter, value in zip(layers.parameters(), weights, strict=True):
+        np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-12)
+
+
+def lars_step(layout):
+    """The canonical weights after one LARS step of a narrow net whose gradients are random numbers."""
+    net = AlexNet(3, width=0.05, layout=layout).double()
+    net.initialise(seed=0)
+    optimiser, rng = optimiser_of("large-batch", net, lr=1.0), torch.Generator().manual_seed(1)
+    for name, parameter in net.named_parameters():
+        whole = torch.randn(net.canonical_state()[name].shape, generator=rng, dtype=torch.float64)
+        # Far more in one half than in the other: a half's norm is not its share of the whole's
+        whole[: len(whole) // 2] *= 10
+        parameter.grad = net.holders(name).slice(whole).clone()
+    optimiser.step()
+    return net.canonical_state()
+
+
+def lars_rank(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        for parallel in ("towers", "hybrid", "data"):
+            torch.save(lars_step(layout_of(parallel, "cpu", 2)), f"{folder}/{parallel}-{rank}.pt")
+    finally:
+        leave_group()
+
+
+def test_lars_takes_norms_of_whole_parameters_in_any_layout(tmp_path):
+    mp.start_processes(lars_rank, (str(tmp_path),), nprocs=2)
+    alone = lars_step(whole())
+    for parallel in ("towers", "hybrid", "data"):
+        for rank in (0, 1):
+            for name, value in torch.load(tmp_path / f"{parallel}-{rank}.pt").items():
+                torch.testing.assert_close(value, alone[name], rtol=1e-12, atol=1e-12)

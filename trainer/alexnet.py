@@ -7,6 +7,8 @@ and `towers.join` brings the other's half where a layer reads both. A tower's pa
 0, of the one-device net's: that one is the canonical form. Which processes hold what is `trainer.towers.Layout`'s.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,43 @@ from trainer.towers import Layout, Towers, whole
 POSITIVE_BIASES = ("conv2", "conv4", "conv5", "fc6", "fc7")
 
 
+class Variant(NamedTuple):
+    """What a net may have otherwise than the paper's.
+
+    activation: "relu" or "tanh" (section 3.1); norm: local response normalisation (3.3); alpha: its weight of a
+    square; pool: "3/2", windows of 3 that lie 2 apart, or "2/2" (3.4); first_block: the order of the first layer's
+    steps; towers: 2, or 1 of half the kernels (3.2); middle_std: the spread of the initial weights of conv3 to conv5;
+    bias_rate, bias_decay: of the biases, the learning rate in multiples, and whether their weights decay.
+    """
+
+    activation: str = "relu"
+    norm: bool = True
+    alpha: float = 1e-4
+    pool: str = "3/2"
+    first_block: tuple[str, ...] = ("activate", "normalise", "pool")
+    towers: int = 2
+    middle_std: float = 0.01
+    bias_rate: float = 1.0
+    bias_decay: bool = True
+
+
+VARIANTS = {
+    "paper": Variant(),
+    # The 2012 code: its order of the first block, its division of alpha by the window, its spread of the middle layers
+    # (the design page's facts); biases at twice the rate and without decay, as in the layer-params file of the same
+    # author's cuda-convnet2 (epsB=0.02, wc on weights alone): the 2012 file itself was not found
+    "release-2012": Variant(
+        alpha=1e-4 / 5,
+        first_block=("normalise", "pool", "activate"),
+        middle_std=0.03,
+        bias_rate=2.0,
+        bias_decay=False,
+    ),
+    # Section 3.2, footnote 2: half the kernels in each convolution but the last, and the dense layers whole
+    "one-tower": Variant(towers=1),
+}
+
+
 class AlexNet(nn.Module):
     """N x 3 x 224 x 224 pictures (mean-subtracted, 0..255 scale) to logits: this process's columns of N x classes.
 
@@ -27,22 +66,36 @@ class AlexNet(nn.Module):
         width: share of the paper's kernels and neurons in every layer, for small machines.
         dropout: probability of dropping a neuron of fc6 and fc7 (section 4.2).
         layout: which processes hold which part; all here by default.
+        variant: the paper's by default.
     Raises: ValueError when `width` leaves a layer without kernels; InputError when one cannot be shared equally.
     """
 
-    def __init__(self, classes: int = 1000, width: float = 1.0, dropout: float = 0.5, layout: Layout | None = None):
+    def __init__(
+        self,
+        classes: int = 1000,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        layout: Layout | None = None,
+        variant: Variant = VARIANTS["paper"],
+    ):
         super().__init__()
         self.layout = layout or whole()
         self.classes, self.width, self.dropout = classes, width, dropout
-        here = 2 // self.layout.towers.size  # of the two towers
+        self.variant = variant
+        if variant.towers < self.layout.towers.size:
+            raise InputError("a net of one tower cannot be laid out as two: choose --gpus 1, or --parallel data")
+        here = self.here
         k96, k256, k384, k4096 = (_scaled(kernels, width) for kernels in (96, 256, 384, 4096))
+        last = k256  # one tower has all of the last convolution's kernels
+        if variant.towers == 1:
+            k96, k256, k384 = k96 // 2, k256 // 2, k384 // 2
 
         def conv(reads: int, kernels: int, size: int, *, both: bool, stride: int = 1) -> nn.Conv2d:
-            # `reads` and `kernels` count both towers; a layer that reads its own has a group for each tower here
+            # `reads` and `kernels` count all towers; a layer that reads its own has a group for each tower here
             groups = 1 if both else here
-            reads = reads if both else reads * here // 2
+            reads = reads if both else reads // self.layout.towers.size
             padding = 0 if stride > 1 else size // 2
-            return nn.Conv2d(reads, kernels * here // 2, size, stride, padding, groups=groups)
+            return nn.Conv2d(reads, kernels // self.layout.towers.size, size, stride, padding, groups=groups)
 
         def dense(reads: int, neurons: int) -> nn.Linear:
             if neurons % self.layout.dense.size:
@@ -55,28 +108,43 @@ class AlexNet(nn.Module):
         self.conv2 = conv(k96, k256, 5, both=False)  #                    27 x 27, pooled to 13 x 13
         self.conv3 = conv(k256, k384, 3, both=True)  #                    13 x 13
         self.conv4 = conv(k384, k384, 3, both=False)  #                   13 x 13
-        self.conv5 = conv(k384, k256, 3, both=False)  #                   13 x 13, pooled to 6 x 6
-        self.fc6 = dense(k256 * 6 * 6, k4096)
+        self.conv5 = conv(k384, last, 3, both=False)  #                   13 x 13, pooled to 6 x 6
+        self.fc6 = dense(last * 6 * 6, k4096)
         self.fc7 = dense(k4096, k4096)
         self.fc8 = dense(k4096, classes + classes % 2)
 
     def forward(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Logits; in training mode dropout draws from `rng`, a generator on the images' device."""
         towers, dense, _ = self.layout
-        here = 2 // towers.size
+        steps = {"activate": self.activate, "normalise": self.normalise, "pool": self.pool}
         # 224 inputs give 55 outputs (figure 2) when padded by 3, which the 2012 release does on the right and bottom
-        x = F.relu(self.conv1(F.pad(images, (0, 3, 0, 3))))
-        x = pool(local_response_norm(x, here))
-        x = F.relu(self.conv2(x))
-        x = pool(local_response_norm(x, here))
-        x = F.relu(self.conv3(towers.join(x)))
-        x = F.relu(self.conv4(x))
-        x = pool(F.relu(self.conv5(x)))
-        x = self.drop(F.relu(self.fc6(dense.enter(x).flatten(1))), rng)
-        x = self.drop(F.relu(self.fc7(dense.join(x))), rng)
+        x = self.conv1(F.pad(images, (0, 3, 0, 3)))
+        for step in self.variant.first_block:
+            x = steps[step](x)
+        x = self.pool(self.normalise(self.activate(self.conv2(x))))
+        x = self.activate(self.conv3(towers.join(x)))
+        x = self.activate(self.conv4(x))
+        x = self.pool(self.activate(self.conv5(x)))
+        x = self.drop(self.activate(self.fc6(dense.enter(x).flatten(1))), rng)
+        x = self.drop(self.activate(self.fc7(dense.join(x))), rng)
         x = self.fc8(dense.join(x))
         idle = x.shape[1] * (dense.rank + 1) - self.classes
         return x if idle <= 0 else F.pad(x[:, :-idle], (0, idle), value=torch.finfo(x.dtype).min)
+
+    @property
+    def here(self) -> int:
+        """How many towers are in this process."""
+        return self.variant.towers // self.layout.towers.size
+
+    def activate(self, x: Tensor) -> Tensor:
+        return F.relu(x) if self.variant.activation == "relu" else x.tanh()
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return local_response_norm(x, self.here, alpha=self.variant.alpha) if self.variant.norm else x
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Overlapping max pooling: windows of 3, 2 apart (section 3.4); or of 2, which do not overlap."""
+        return F.max_pool2d(x, 3 if self.variant.pool == "3/2" else 2, 2)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """The softmax over all classes, N x classes, for all pictures of those that share the dense layers."""
@@ -109,7 +177,8 @@ class AlexNet(nn.Module):
         rng = torch.Generator().manual_seed(seed)
         for name, layer in self.named_children():
             own, holders = layer.weight, self.holders(name)
-            std = 0.01 if name == "conv1" else 0.01 / self.width**0.5
+            std = self.variant.middle_std if name in ("conv3", "conv4", "conv5") else 0.01
+            std = std if name == "conv1" else std / self.width**0.5
             canonical = torch.empty(own.shape[0] * holders.size, *own.shape[1:])
             own.copy_(holders.slice(canonical.normal_(0, std, generator=rng)))
             layer.bias.fill_(1.0 if name in POSITIVE_BIASES else 0.0)
@@ -138,9 +207,10 @@ class AlexNet(nn.Module):
             parameter.copy_(part)
 
 
-def pool(x: Tensor) -> Tensor:
-    """Overlapping max pooling: windows of 3, 2 apart (section 3.4)."""
-    return F.max_pool2d(x, 3, 2)
+def net_of(config: dict, classes: int, layout: Layout) -> AlexNet:
+    """The net that a run's configuration describes."""
+    changed = {name: config[name] for name in ("activation", "norm", "pool")}
+    return AlexNet(classes, config["width"], config["dropout"], layout, VARIANTS[config["variant"]]._replace(**changed))
 
 
 def _scaled(kernels: int, width: float) -> int:

@@ -1,6 +1,7 @@
 """Top-1 and top-5 error on a split (paper, section 4.1: ten crops, their softmax outputs averaged)."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,24 +13,38 @@ from shards.errors import InputError
 from shards.manifest import Dataset
 from shards.progress import Progress
 from trainer import checkpoint
-from trainer.alexnet import AlexNet
+from trainer.alexnet import AlexNet, net_of
 from trainer.launch import Place
+from trainer.precision import Precision
 
 
 @torch.inference_mode()
-def evaluate(net: AlexNet, loader: Loader, feed: Feed, place: Place, progress: Progress | None = None) -> dict:
+def evaluate(
+    net: AlexNet,
+    loader: Loader,
+    feed: Feed,
+    place: Place,
+    precision: Precision,
+    progress: Progress | None = None,
+    stops: Callable[[], bool] = lambda: False,
+) -> dict | None:
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     but for those that cannot be decoded.
 
     `loader` has view "centre" or "ten". All processes reach the same numbers. With fewer than five classes top-5 means
-    top-all, and its error is 0.
+    top-all, and its error is 0. None when `stops`, which is asked before each batch, says so.
     """
     net.eval()
     replicas = net.layout.replicas
     counts = torch.zeros(3, dtype=torch.int64, device=place.device)  # right at once, right among five, samples
     for batch in loader.epoch(0):
+        if stops():
+            net.train()
+            return None
         images, labels = place.whole(batch, feed)
-        probabilities = net.probabilities(images.flatten(0, 1)).unflatten(0, (len(labels), -1)).mean(dim=1)
+        with precision.context():
+            probabilities = net.probabilities(images.flatten(0, 1))
+        probabilities = probabilities.unflatten(0, (len(labels), -1)).mean(dim=1)
         # Of the global batch's pictures this replica has these
         mine = range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)]
         labels, probabilities = labels[: len(mine)], probabilities[: len(mine)]
@@ -54,7 +69,7 @@ def evaluate_run(
             f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
             "give the data set it was trained on"
         )
-    net = AlexNet(len(dataset.classes), state["config"]["width"], state["config"]["dropout"], place.layout)
+    net = net_of(state["config"], len(dataset.classes), place.layout)
     net.load_canonical(state["parameters"])
     net.to(place.device)
     view = "ten" if crops == 10 else "centre"
@@ -63,7 +78,8 @@ def evaluate_run(
     running = {**place.loading, **place.settings(decoding, dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
     with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
-        result = evaluate(net, loader, Feed(stats, state["config"]["mean"], place.device), place, progress)
+        feed = Feed(stats, state["config"]["mean"], place.device)
+        result = evaluate(net, loader, feed, place, Precision(state["config"]["precision"], place.device), progress)
     if place.rank == 0:
         report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
         if as_json:
@@ -81,7 +97,9 @@ def find(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
-    newest = checkpoint.latest(path)
+    newest = next(iter(checkpoint.all_of(path)), None)
     if newest is None:
-        raise InputError(f"--checkpoint {path} holds no checkpoint-*.pt: give the --out folder of a training run")
+        raise InputError(
+            f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
+        )
     return newest

@@ -5,12 +5,15 @@ starts two, one a tower; `--gpus 8` is four replicas of two towers. Without CUDA
 exchange over gloo; with them over NCCL.
 """
 
+import ctypes
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +26,10 @@ from pipeline.feed import Feed, to_device
 from pipeline.loader import Batch, Loader
 from pipeline.settings import Settings, place_of, read_tuned, settings
 from shards.errors import InputError
+from trainer.stopping import SIGNALS, Stopped
 from trainer.towers import DenseTowers, Layout, Replicas, Towers, whole
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,18 @@ class Place:
             dist.all_gather_object(found, loader.bad)
             for bad in found:
                 loader.note_bad(bad)
+
+    def meet(self) -> None:
+        """Waits for all ranks."""
+        self.from_first(None)
+
+    def from_first(self, value):
+        """What the first rank gives, on all."""
+        told = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(told, device=torch.device("cpu"))
+            dist.all_reduce(torch.zeros(1))  # the first waits for the others, too
+        return told[0]
 
     def over_ranks(self, value: float, operation) -> float:
         """The sum or minimum (a torch.distributed.ReduceOp) of a number over all ranks."""
@@ -144,7 +162,18 @@ def _place(local_rank: int, here: int, rank: int, world: int, kind: str, layout:
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
     threads = max(1, len(os.sched_getaffinity(0)) // here)
     torch.set_num_threads(threads)
+    if kind == "cpu":
+        _reuse_memory()
     return Place(device, rank, world, layout, threads)
+
+
+def _reuse_memory() -> None:
+    """Lets glibc keep what is freed for what is allocated next. By default it maps each large tensor anew, and the
+    page faults of a step's 7 GB were half of the step on a virtual machine (docs/speed.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _work_at(
@@ -161,7 +190,9 @@ def _work_at(
     """One rank's life: join the group, work, leave."""
     if kind == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo", init_method=store, rank=rank, world_size=world)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", init_method=store, rank=rank, world_size=world
+    )
     try:
         work(_place(local_rank, here, rank, world, kind, layout_of(parallel, kind, world)), *args)
     finally:
@@ -179,9 +210,11 @@ def _rank_main(rank, world: int, kind: str, parallel: str, store: str, complaint
         try:
             work(place, *args)
         except InputError as error:
-            # Before the group is left, which the other rank will fail over
-            complaints.put(str(error))
+            # Before the group is left, which the other ranks will fail over
+            complaints.put(error)
             raise
+        except Stopped as stopped:
+            complaints.put(stopped)
 
     _work_at(rank, world, rank, world, kind, parallel, store, work_or_complain, args)
 
@@ -193,12 +226,40 @@ def _start(work: Callable, world: int, kind: str, parallel: str, args: tuple) ->
         store = (Path(folder) / "store").as_uri()
         # It tells of each process that it ends because another failed; what failed is told below
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+        arguments = (world, kind, parallel, store, complaints, work, args)
+        ranks = mp.start_processes(_rank_main, arguments, nprocs=world, join=False, daemon=True)
         try:
-            mp.start_processes(_rank_main, (world, kind, parallel, store, complaints, work, args), nprocs=world)
+            with _forwarding(ranks.pids()):
+                while not ranks.join():
+                    pass
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
-            if not complaints.empty():
-                raise InputError(complaints.get()) from None
-            killed = getattr(error, "signal_name", None)
-            if killed is None:
-                raise
-            raise InputError(f"rank {error.error_index} of {world} was ended by {killed}, and so all were") from None
+            if complaints.empty():
+                killed = getattr(error, "signal_name", None)
+                if killed is None:
+                    raise
+                text = f"rank {error.error_index} of {world} was ended by {killed}, and so all were"
+                raise InputError(text) from None
+        if not complaints.empty():
+            raise complaints.get() from None
+
+
+@contextmanager
+def _forwarding(pids: list[int]) -> Iterator[None]:
+    """Passes on to the ranks that this process is asked to stop; what they make of it ends them. A terminal's Ctrl-C
+    reaches them by itself, too, which does no harm; a second one ends all at once."""
+    asked = []
+
+    def forward(number, _) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -71,7 +71,7 @@ def drop(paths: list[Path]) -> None:
 def decode(jpegs: list[bytes], seconds: float, place: Place) -> Limit:
     """libjpeg-turbo alone, a process a core."""
     with decoders(jpegs, place.threads) as run:
-        place.over_ranks(0.0, dist.ReduceOp.SUM)  # all begin together
+        place.meet()  # all begin together
         done = gathered(run(seconds), place)
     rate = sum(one.rate for one in done)
     cpu = sum(one.cpu * one.rate for one in done) / rate

@@ -5,11 +5,14 @@ the loader, the dropout masks from a generator that is seeded anew each step. So
 two processes are one.
 """
 
+import contextlib
 import json
 import math
+import os
 import platform
-import time
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +24,23 @@ from pipeline.feed import Feed
 from pipeline.loader import BAD, Loader
 from pipeline.stats import Stats
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, locked
 from shards.manifest import Dataset
 from shards.progress import Progress
 from trainer import checkpoint, metrics
-from trainer.alexnet import AlexNet
+from trainer.alexnet import AlexNet, net_of
 from trainer.evaluate import evaluate
 from trainer.launch import Place, launch
-from trainer.recipe import PaperSGD, learning_rate
+from trainer.precision import Precision, compiled
+from trainer.recipe import LARS, PLATEAU, PaperSGD, large_batch_rate, learning_rate
+from trainer.stopping import Stopped, StopRequest
 from trainer.towers import Layout, replicate
 
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
-IDENTITY = ("dataset", "batch_size", "lr", "lr_steps", "seed", "dropout", "width", "mean")
+IDENTITY = (
+    *("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),
+    *("variant", "activation", "norm", "pool", "lighting", "precision", "compile"),
+)
 
 
 def train(
@@ -45,33 +53,53 @@ def train(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 128,
+    recipe: str = "paper",
     lr: float = 0.01,
-    lr_steps: Sequence[int] = (25, 51, 79),
+    lr_steps: Sequence[int] | str = (25, 51, 79),
+    patience: int = 5,
     seed: int = 0,
     dropout: float = 0.5,
     width: float = 1.0,
+    variant: str = "paper",
+    activation: str = "relu",
+    norm: bool = True,
+    pool: str = "3/2",
+    lighting: bool = True,
+    precision: str = "fp32",
+    compile: bool = False,
     mean: str = "image",
     max_bad: float = 0.001,
     decoding: dict | None = None,
     resume: bool = False,
     checkpoint_every: int = 1000,
+    keep: int = 3,
     log_every: int = 10,
     eval_every: int = 1,
+    final_crops: int = 1,
+    tensorboard: bool = False,
+    profile: tuple[int, int] | None = None,
 ) -> None:
     """Trains on DIR's train split and evaluates on its val split, in one process a device.
 
     Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
-    given); batch_size: of the global batch; lr_steps: epochs at whose start the rate is divided by ten; mean: see
-    `pipeline.feed.Feed`; max_bad: see `pipeline.loader.Loader`; decoding: what is chosen of
+    given); batch_size: of the global batch; recipe: "paper" or "large-batch", see `trainer.recipe`; lr_steps: epochs at
+    whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; variant,
+    activation, norm, pool: see `trainer.alexnet.Variant`; precision, compile: see `trainer.precision`; lighting,
+    max_bad: see `pipeline.loader.Loader`; mean: see `pipeline.feed.Feed`; decoding: what is chosen of
     `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`; checkpoint_every,
-    log_every: steps; eval_every: epochs.
-    Raises: InputError.
+    log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop test at the end;
+    tensorboard: see `trainer.metrics.Journal`; profile: the first and last step to trace.
+    Raises: InputError; `trainer.stopping.Stopped` when it was asked to stop, after a checkpoint.
     """
     if epochs is not None and steps is not None:
         raise InputError("--epochs and --steps both say how long to train: give one of them")
     dataset = Dataset.load(data)
     Stats.load(data)
     dataset.split("train")
+    if lr_steps == PLATEAU and "val" not in dataset.splits:
+        raise InputError(f"--lr-steps {PLATEAU}, but {data} has no val split to see one on: name epochs instead")
+    if tensorboard:
+        metrics.board_writer()
     config = {
         "dataset": dataset.fingerprint,
         "data": str(data),
@@ -82,19 +110,34 @@ def train(
         "epochs": 90 if epochs is None and steps is None else epochs,
         "steps": steps,
         "batch_size": batch_size,
+        "recipe": recipe,
         "lr": lr,
-        "lr_steps": list(lr_steps),
+        "lr_steps": lr_steps if lr_steps == PLATEAU else list(lr_steps),
+        "patience": patience,
         "seed": seed,
         "dropout": dropout,
         "width": width,
+        "variant": variant,
+        "activation": activation,
+        "norm": norm,
+        "pool": pool,
+        "lighting": lighting,
+        "precision": precision,
+        "compile": compile,
         "mean": mean,
         "max_bad": max_bad,
         "decoding": decoding or {},
         "checkpoint_every": checkpoint_every,
+        "keep": keep,
         "log_every": log_every,
         "eval_every": eval_every,
+        "final_crops": final_crops,
+        "tensorboard": tensorboard,
+        "profile": profile,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "dali": dali.__version__},
     }
+    # A worker that torchrun starts again is to go on
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     check_run_folder(out, config, resume)
     launch(train_rank, gpus, device, data, out, config, parallel=parallel)
 
@@ -107,12 +150,13 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
             raise InputError(f"{out} holds a run already: continue it with --resume auto, or choose another --out")
         try:
             old = json.loads(path.read_text())
-            differing = [f"{key} was {old[key]}, now {config[key]}" for key in IDENTITY if old[key] != config[key]]
+            identity = (*IDENTITY, "eval_every") if config["lr_steps"] == PLATEAU else IDENTITY
+            differing = [f"{key} was {old[key]}, now {config[key]}" for key in identity if old[key] != config[key]]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not a run's configuration ({error!r}): choose another --out") from None
         if differing:
             raise InputError(f"{out} holds a run that differs ({'; '.join(differing)}): choose another --out")
-    elif checkpoint.latest(out):
+    elif checkpoint.all_of(out):
         raise InputError(f"{out} holds checkpoints of a run but not its config.json: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -129,83 +173,218 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"]}
     shared |= {**place.loading, **config["decoding"]}
     feed = Feed(stats, config["mean"], place.device)
-    loader = Loader(dataset, "train", "train", seed=config["seed"], **shared)
+    loader = Loader(dataset, "train", "train", seed=config["seed"], lighting=config["lighting"], **shared)
     val = Loader(dataset, "val", "centre", **shared) if "val" in dataset.splits else None
     last = config["steps"] or config["epochs"] * loader.batches
+    first = place.rank == 0
 
-    net = AlexNet(len(dataset.classes), config["width"], config["dropout"], place.layout)
+    net = net_of(config, len(dataset.classes), place.layout)
     net.initialise(config["seed"])
     net.to(place.device)
-    optimiser = PaperSGD(net.parameters(), config["lr"])
+    optimiser = optimiser_of(config["recipe"], net, config["lr"])
     step = 0
-    newest = checkpoint.latest(out)
-    if newest:
-        step = checkpoint.restore(checkpoint.read(newest), net, optimiser)
-    trained = replicate(net, place.layout)
-    if place.rank == 0:
-        with atomic_write(out / "config.json") as file:
-            file.write(json.dumps(config, indent=1).encode())
-        metrics.rewind(out, step)
-        if step:
-            print(f"Resumed after step {step} of {last}" + (": nothing is left to do" if step >= last else ""))
+    precision = Precision(config["precision"], place.device)
+    errors = {}  # validation top-1 error by step
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopRequest(place.world))
+        if first:
+            # What is left of a killed run's processes may still be on its last step
+            held.enter_context(locked(out, wait=30))
+        newest = place.from_first(checkpoint.newest(out, partial(print, file=sys.stderr)) if first else None)
+        if newest:
+            state = checkpoint.load(newest)
+            step, errors = checkpoint.restore(state, net, optimiser), dict(state["errors"])
+            precision.load(state["precision"])
+        trained = replicate(net, place.layout)
+        if config["compile"]:
+            trained = compiled(trained, place.layout.dense.size > 1)
+        journal = None
+        if first:
+            with atomic_write(out / "config.json") as file:
+                file.write(json.dumps(config, indent=1).encode())
+            journal = metrics.Journal(out, step, step in errors, config["tensorboard"])
+            if step:
+                done = step > last or (step == last and (step in errors or not val))
+                print(f"Resumed after step {step} of {last}" + (": nothing is left to do" if done else ""))
 
-    rng = torch.Generator(place.device)
-    images_per_step = config["batch_size"]
-    with Progress("train", (last - step) * images_per_step, lines=False, quiet=place.rank > 0) as progress:
-        since, logged = time.perf_counter(), step
-        while step < last:
-            epoch = step // loader.batches
-            rate = learning_rate(config["lr"], epoch, config["lr_steps"])
-            optimiser.param_groups[0]["lr"] = rate
-            place.agree_on_bad(loader)
-            for batch in loader.epoch(epoch, start=step % loader.batches):
-                loss = train_step(
-                    trained, place.layout, optimiser, *place.whole(batch, feed), rng, config["seed"], step
-                )
-                step += 1
-                progress.advance(images_per_step)
-                saves = step % config["checkpoint_every"] == 0 or step == last
-                logs = step % config["log_every"] == 0 or step in (1, last)
-                if saves or logs:
-                    value = place.layout.replicas.sum(
-                        loss
-                    ).item()  # waits for the device, so the clock is read after it
-                    if not math.isfinite(value):
-                        raise InputError(f"the loss is {value} at step {step}: lower --lr (now {rate:g})")
-                if logs:
-                    speed = (step - logged) * images_per_step / (time.perf_counter() - since)
-                    if place.rank == 0:
-                        line = {"kind": "train", "step": step, "epoch": epoch, "loss": value, "lr": rate}
-                        metrics.append(out, {**line, "img_per_s": round(speed, 1)})
-                        progress.say(f"step {step}/{last} epoch {epoch} loss {value:.4f} lr {rate:g} {speed:.0f} img/s")
-                    since, logged = time.perf_counter(), step
-                ends_epoch = step % loader.batches == 0
-                pause = time.perf_counter()
-                if val and (step == last or (ends_epoch and (epoch + 1) % config["eval_every"] == 0)):
-                    result = evaluate(net, val, feed, place)
-                    if place.rank == 0:
-                        metrics.append(out, {"kind": "eval", "step": step, "epoch": epoch, **result})
-                        progress.say(
-                            f"step {step}/{last} epoch {epoch} val error: top-1 {result['top1_error']:.1%}, "
-                            f"top-5 {result['top5_error']:.1%} of {result['samples']}"
-                        )
-                # After the evaluation, so that a resumed run need not repeat it
-                if saves:
-                    checkpoint.save(out, step, net, optimiser, place.rank == 0, config)
-                since += time.perf_counter() - pause  # img/s is of training alone
-                if step == last:
-                    return
+        rng, clock = torch.Generator(place.device), metrics.Clock(place.device)
+        writer = checkpoint.Writer(out, first, config["keep"])
+        tracer = held.enter_context(Tracer(config["profile"], out)) if first else None
+        left = (last - step) * config["batch_size"]
+        progress = held.enter_context(Progress("train", left, lines=False, quiet=not first))
+        loss, batches, saved = None, None, step
+        stops = False
+        # A turn begins between two steps, where all but the update is done
+        while step <= last:
+            evaluated = best = False
+            if val and not stops and step not in errors and is_evaluated(step, last, loader.batches, config):
+                with clock.paused():
+                    views = [(1, val)]
+                    if step == last and config["final_crops"] == 10:
+                        tens = {**shared, "batch_size": fewer(config["batch_size"], place)}
+                        views.append((10, Loader(dataset, "val", "ten", **tens)))
+                    results = [
+                        (crops, evaluate(net, view, feed, place, precision, stops=stop.agreed)) for crops, view in views
+                    ]
+                    # One that was broken off is made by the run that goes on from here
+                    stops = any(result is None for _, result in results)
+                    if not stops:
+                        evaluated, error = True, results[0][1]["top1_error"]
+                        best = error < min(errors.values(), default=math.inf)
+                        errors[step] = error
+                        if first:
+                            record(journal, progress, step, last, (step - 1) // loader.batches, results)
+            # After the evaluation, so that a resumed run need not repeat it
+            saves = best or stops or step == last or step % config["checkpoint_every"] == 0
+            if saves and (evaluated or step != saved):
+                with clock.paused():
+                    check_finite(loss, step, loader, optimiser, out)
+                    told = {"config": config, "errors": list(errors.items()), "precision": precision.state()}
+                    writer.save(step, net, optimiser, told, best)
+                    saved = step
+            if stops or step == last:
+                break
+
+            if batches is None or step % loader.batches == 0:
+                place.agree_on_bad(loader)
+                batches = clock.waiting(loader.epoch(step // loader.batches, start=step % loader.batches))
+            images, labels = place.whole(next(batches), feed)
+            rate = rate_at(step, loader.batches, config, list(errors.values()))
+            before = loss
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["times"]
+            loss = train_step(trained, place.layout, optimiser, images, labels, rng, config["seed"], step, precision)
+            # Of the step before: a GPU has one to work on while this waits
+            check_finite(before, step, loader, optimiser, out)
+            writer.check()
+            step += 1
+            clock.pictures += config["batch_size"]
+            progress.advance(config["batch_size"])
+            if tracer:
+                tracer.made(step)
+            if step % config["log_every"] == 0 or step in (1, last):
+                value = place.layout.replicas.sum(loss.clone()).item()  # waits for the device, then comes the clock
+                if first:
+                    line = {"kind": "train", "step": step, "epoch": (step - 1) // loader.batches}
+                    line |= {"loss": value, "lr": rate, **clock.look()}
+                    journal.add(line)
+                    report(progress, line, last, errors)
+            stops = stop.agreed()
+        writer.wait()
+        if stops:
+            place.meet()  # or a process that is done first would have the others ended
+            if first:
+                progress.say(f"stopped after step {step} of {last} as asked: --resume auto continues")
+    if stops:
+        raise Stopped
+
+
+def is_evaluated(step: int, last: int, batches: int, config: dict) -> bool:
+    """Whether an evaluation follows a step: the last one, and the end of each `eval_every`-th epoch."""
+    return step == last or (step > 0 and step % (batches * config["eval_every"]) == 0)
+
+
+def optimiser_of(recipe: str, net: AlexNet, lr: float) -> PaperSGD:
+    """The optimiser of a `--recipe`."""
+    variant, biases = net.variant, {name: p for name, p in net.named_parameters() if name.endswith("bias")}
+    decay = {} if variant.bias_decay else {"weight_decay": 0.0}
+    groups = [
+        {"params": [p for name, p in net.named_parameters() if name not in biases]},
+        {"params": list(biases.values()), "times": variant.bias_rate, **decay},
+    ]
+    if recipe == "paper":
+        return PaperSGD(groups, lr)
+    holders = {parameter: net.holders(name) for name, parameter in net.named_parameters()}
+    return LARS(groups, lr, lambda parameter, squares: holders[parameter].sum(squares))
+
+
+def rate_at(step: int, batches: int, config: dict, errors: Sequence[float]) -> float:
+    """The learning rate of the update after `step` of them, `batches` of which are an epoch."""
+    rate = learning_rate(config["lr"], step // batches, config["lr_steps"], errors, config["patience"])
+    return rate if config["recipe"] == "paper" else large_batch_rate(rate, config["batch_size"], step / batches)
+
+
+def fewer(batch_size: int, place: Place) -> int:
+    """A batch of so many fewer pictures that ten crops of each are about as many."""
+    return -(-batch_size // 10 // place.world) * place.world
+
+
+def record(journal: metrics.Journal, progress: Progress, step: int, last: int, epoch: int, results: list) -> None:
+    """An evaluation's lines, one for each (crops, result), for machine and man."""
+    for crops, result in results:
+        journal.add({"kind": "eval", "step": step, "epoch": epoch, "crops": crops, **result})
+        progress.say(
+            f"step {step}/{last} epoch {epoch} val error{' of ten crops' * (crops > 1)}: "
+            f"top-1 {result['top1_error']:.1%}, top-5 {result['top5_error']:.1%} of {result['samples']}"
+        )
+
+
+def report(progress: Progress, line: dict, last: int, errors: dict[int, float]) -> None:
+    """A step's line for man: in the bar on a terminal, else of its own."""
+    told = f"loss {line['loss']:.4f} lr {line['lr']:g} {line['img_per_s']:.0f} img/s data wait {line['data_wait']:.0%}"
+    validated = f" val top-1 {list(errors.values())[-1]:.1%}" if errors else ""
+    progress.note(told + validated, f"step {line['step']}/{last} epoch {line['epoch']} {told}")
+
+
+def check_finite(loss: torch.Tensor | None, step: int, loader: Loader, optimiser: PaperSGD, out: Path) -> None:
+    """Raises InputError, with the pictures and the checkpoint to go back to, when the loss of `step` is no number."""
+    if loss is None or math.isfinite(value := loss.item()):
+        return
+    keys = loader.keys(*divmod(step - 1, loader.batches))
+    named = ", ".join(keys[:8])
+    if len(keys) > 8:
+        listed = out / f"not-finite-{step:08d}.txt"
+        listed.write_text("".join(f"{key}\n" for key in keys))
+        named += f" and {len(keys) - 8} more, see {listed}"
+    rate = optimiser.param_groups[0]["lr"]
+    remedy = f"lower --lr (now {rate:g}); {checkpoint.last_good(out)}"
+    raise InputError(f"the loss is {value} at step {step}, of the pictures {named}: {remedy}")
+
+
+class Tracer:
+    """Traces the steps of `--profile` with torch.profiler into `trace-FIRST-LAST.json`, for chrome://tracing; a context
+    manager, whose end writes what there is of a run that ended before LAST."""
+
+    def __init__(self, steps: tuple[int, int] | None, out: Path):
+        self.steps, self.out, self.profiler = steps, out, None
+
+    def __enter__(self) -> "Tracer":
+        self.made(0)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.profiler:
+            self.profiler.stop()
+            self.profiler.export_chrome_trace(str(self.out / f"trace-{self.steps[0]}-{self.steps[1]}.json"))
+            self.profiler = None
+
+    def made(self, step: int) -> None:
+        """So many steps are done."""
+        if self.steps and step == self.steps[0] - 1:
+            self.profiler = torch.profiler.profile()
+            self.profiler.start()
+        if self.steps and step == self.steps[1]:
+            self.__exit__()
 
 
 def train_step(
-    trained: nn.Module, layout: Layout, optimiser, images, labels, rng: torch.Generator, seed: int, step: int
+    trained: nn.Module,
+    layout: Layout,
+    optimiser,
+    images,
+    labels,
+    rng: torch.Generator,
+    seed: int,
+    step: int,
+    precision: Precision,
 ) -> torch.Tensor:
     """One update on a global batch; returns this replica's share of the mean loss over it, a scalar on the device: the
     shares add up. `trained` is what `trainer.towers.replicate` made; `step` counts the updates before."""
     rng.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
     good = layout.replicas.sum((labels != BAD).sum())
-    loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
+    with precision.context():
+        loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
     optimiser.zero_grad()
-    (loss * layout.replicas.size).backward()  # DistributedDataParallel takes the replicas' mean, and it is their sum
-    optimiser.step()
+    # DistributedDataParallel takes the replicas' mean, and it is their sum that is wanted
+    precision.update(loss * layout.replicas.size, optimiser)
     return loss.detach()

@@ -1,6 +1,6 @@
-"""The paper's optimiser and schedule (section 5)."""
+"""The paper's optimiser and schedule (section 5), and what batches beyond its 128 need."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -10,13 +10,13 @@ class PaperSGD(torch.optim.Optimizer):
 
     The rate is inside the velocity, so what was gathered at an old rate stays when the rate drops;
     torch.optim.SGD multiplies the whole velocity by the new rate, and equals this only while the rate stands still.
-    Weight decay takes every parameter alike: the paper excepts none.
+    Weight decay takes every parameter alike: the paper excepts none. A group's "times" is for whoever sets its rate.
     """
 
     def __init__(
         self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0005
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "times": 1.0})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -31,13 +31,101 @@ class PaperSGD(torch.optim.Optimizer):
                 if "velocity" not in self.state[weight]:
                     self.state[weight]["velocity"] = torch.zeros_like(weight)
             velocities = [self.state[weight]["velocity"] for weight in weights]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, weights, alpha=-group["weight_decay"] * group["lr"])
-            torch._foreach_add_(velocities, [weight.grad for weight in weights], alpha=-group["lr"])
-            torch._foreach_add_(weights, velocities)
+            if weights:
+                # SGD's fused kernel, which reads and writes each number once: v = momentum * v + (1 - dampening) *
+                # (g + weight_decay * w); w = w - lr * v. With these two constants that is the update above
+                torch._fused_sgd_(
+                    weights,
+                    [weight.grad for weight in weights],
+                    velocities,
+                    lr=-1.0,
+                    dampening=1.0 + group["lr"],
+                    momentum=group["momentum"],
+                    weight_decay=group["weight_decay"],
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                )
         return loss
 
 
-def learning_rate(base: float, epoch: int, drops: Sequence[int]) -> float:
-    """The rate in an epoch (from 0): `base`, divided by ten at each epoch of `drops` that has come."""
+class LARS(PaperSGD):
+    """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv 1708.03888, algorithm 1), for large batches.
+
+    v = momentum * v - local * lr * (gradient + weight_decay * w); w = w + v, where local is, for each parameter,
+    TRUST * |w| / (|gradient| + weight_decay * |w|), and 1 where |w| or |gradient| is 0. A layer's weights and biases
+    have a local rate each, for the ratio of the two norms is far apart in them, as the authors found.
+
+    Args: params: as in PaperSGD; total: makes the sums of squares that this process has for a parameter, a tensor,
+    those of the whole parameter, where several processes hold a part of it each.
+    """
+
+    TRUST = 0.02
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        total: Callable[[torch.nn.Parameter, torch.Tensor], torch.Tensor],
+        **more,
+    ):
+        super().__init__(params, lr, **more)
+        self.total = total
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update of every parameter that has a gradient: PaperSGD's, of gradients that already hold the decay and
+        the local rate."""
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    squares = torch.stack([weight.square().sum(), weight.grad.square().sum()])
+                    norm, of_gradient = self.total(weight, squares).sqrt()
+                    local = self.TRUST * norm / (of_gradient + decay * norm)
+                    local = torch.where((norm > 0) & (of_gradient > 0), local, 1.0)
+                    weight.grad.add_(weight, alpha=decay).mul_(local)
+            group["weight_decay"] = 0.0
+        try:
+            return super().step(closure)
+        finally:
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+
+
+PLATEAU = "plateau"
+DROPS = 3  # times that the rate is divided by ten on a plateau (section 5: "reduced three times")
+
+
+def learning_rate(
+    base: float, epoch: float, drops: Sequence[int] | str, errors: Sequence[float] = (), patience: int = 5
+) -> float:
+    """The rate in an epoch (from 0): `base`, divided by ten at each epoch of `drops` that has come; or, for "plateau",
+    each time that `patience` validations in a row have brought no lower error than the best before, DROPS times.
+
+    Args: errors: the validation errors so far, in order.
+    """
+    if drops == PLATEAU:
+        return base / 10 ** plateaus(errors, patience)
     return base / 10 ** sum(drop <= epoch for drop in drops)
+
+
+def plateaus(errors: Sequence[float], patience: int) -> int:
+    """How often the error had stopped improving: see `learning_rate`."""
+    best, waited, found = float("inf"), 0, 0
+    for error in errors:
+        best, waited = (error, 0) if error < best else (best, waited + 1)
+        if waited == patience and found < DROPS:
+            found, waited = found + 1, 0
+    return found
+
+
+WARM_UP = 5  # epochs (Goyal et al. 2017, arXiv 1706.02677, section 2.2)
+PAPERS_BATCH = 128
+
+
+def large_batch_rate(rate: float, batch_size: int, epoch: float) -> float:
+    """The paper's rate for a larger batch: in proportion to it, reached from the paper's own over the first WARM_UP
+    epochs. Args: epoch: with its fraction."""
+    scaled = rate * batch_size / PAPERS_BATCH
+    return rate + (scaled - rate) * min(1.0, epoch / WARM_UP)

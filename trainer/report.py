@@ -1,4 +1,4 @@
-"""`throughput-bench --report`: the figures as one page of HTML that needs nothing else, on a phone and in the dark too."""
+"""`throughput-bench --report`: the figures as one page of HTML that needs nothing else, for phones and in the dark."""
 
 import math
 from html import escape

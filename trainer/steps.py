@@ -5,6 +5,7 @@ import torch
 from trainer.alexnet import AlexNet
 from trainer.launch import Place
 from trainer.loop import train_step
+from trainer.precision import Precision
 from trainer.recipe import PaperSGD
 from trainer.towers import replicate
 
@@ -24,17 +25,21 @@ class Steps:
         self.net.initialise(seed=0)
         self.net.to(place.device)
         self.trained = replicate(self.net, place.layout)
-        self.rng = torch.Generator(place.device)
+        self.precision, self.rng = Precision("fp32", place.device), torch.Generator(place.device)
         self.optimiser, self.still = (kind(self.net.parameters(), lr=0.01) for kind in (PaperSGD, Still))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The logits, in training."""
-        return self.net(images, self.rng)
+        with self.precision.context():
+            return self.net(images, self.rng)
 
     def gradients(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """A step without its update."""
-        train_step(self.trained, self.layout, self.still, images, labels, self.rng, seed=0, step=0)
+        self._step(self.still, images, labels)
 
     def update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """A whole step."""
-        train_step(self.trained, self.layout, self.optimiser, images, labels, self.rng, seed=0, step=0)
+        self._step(self.optimiser, images, labels)
+
+    def _step(self, optimiser: PaperSGD, images: torch.Tensor, labels: torch.Tensor) -> None:
+        train_step(self.trained, self.layout, optimiser, images, labels, self.rng, 0, 0, self.precision)

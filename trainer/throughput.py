@@ -39,6 +39,7 @@ from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
 from shards.synthetic import render_folders
+from shards.workers import cores
 from shards.writer import write_dataset
 from trainer import limits, peers, scaling, verdict
 from trainer.alexnet import AlexNet
@@ -76,8 +77,9 @@ def bench(
     `report_path` as a page.
 
     Args: data: a data set's folder, None to render one of 512 pictures; seconds: a stage's time; cold: shards leave the
-    page cache before they are read; with_peers: measure other loaders too, see `trainer.peers`; with_scaling: see
-    `trainer.scaling`; tune: find settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
+    page cache before they are read; with_peers, with_scaling: measure what `trainer.peers` and `trainer.scaling` do,
+    too; tune: find settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`,
+    by name.
     Raises: InputError.
     """
     writable(json_path, "--json")
@@ -89,7 +91,11 @@ def bench(
             launch(tune_rank, gpus, device, data, batch_size, decoding, seconds / 10)
             return
         told = Path(folder) / "told.json"
-        launch(bench_rank, gpus, device, data, told, batch_size, width, seconds, cold, decoding)
+        dataset = Dataset.load(data)
+        sample, small = jpegs(dataset, limits.PICTURES), Path(folder) / "256"
+        if dataset.size is None:
+            laid_down(sample, small, None, cores(), size=SIZE)
+        launch(bench_rank, gpus, device, data, small, told, batch_size, width, seconds, cold, decoding)
         if not told.exists():
             return  # torchrun started this process, and the first one tells
         report = json.loads(told.read_text())
@@ -123,9 +129,20 @@ def rendered(folder: Path) -> Path:
 
 
 def bench_rank(
-    place: Place, data: Path, told: Path, batch_size: int, width: float, seconds: float, cold: bool, decoding: dict
+    place: Place,
+    data: Path,
+    small: Path,
+    told: Path,
+    batch_size: int,
+    width: float,
+    seconds: float,
+    cold: bool,
+    decoding: dict,
 ) -> None:
-    """One rank's part: every rank runs every stage, their pictures add up; the first writes the report to `told`."""
+    """One rank's part: every rank runs every stage, their pictures add up; the first writes the report to `told`.
+
+    Args: small: where some of the pictures are laid down at 256, if the set holds originals.
+    """
     dataset, stats = Dataset.load(data), Stats.load(data)
     settings = place.settings(decoding, dataset.size)
     shared = {"stats": stats, "batch_size": batch_size, **place.loading, **settings._asdict()}
@@ -143,7 +160,7 @@ def bench_rank(
     stages["pipeline"] = time(stream(dataset, **shared).__next__)
     evaluated = "val" if "val" in dataset.splits else "train"
     stages["eval"] = time(Loader(dataset, evaluated, "centre", **shared).pipeline(0).run)
-    also = alternatives(dataset, stats, sample, shared, place, time)
+    also = alternatives(dataset, small, shared, place, time)
     rest, flops, sent = net_stages(dataset, stats, shared, width, place, time)
     stages |= rest
     if place.rank == 0:
@@ -174,7 +191,7 @@ def reading(loader: Loader, cold: bool, place: Place) -> tuple[Callable[[], obje
 
     def epoch() -> None:
         limits.drop(loader.tars)
-        place.over_ranks(0.0, dist.ReduceOp.SUM)  # or one rank would read what another is about to drop
+        place.meet()  # or one rank would read what another is about to drop
         pipe = loader.pipeline(0)
         for _ in range(loader.batches):
             pipe.run()
@@ -182,16 +199,14 @@ def reading(loader: Loader, cold: bool, place: Place) -> tuple[Callable[[], obje
     return epoch, loader.batches * count
 
 
-def alternatives(dataset: Dataset, stats: Stats, sample: list[bytes], shared: dict, place: Place, time) -> dict:
+def alternatives(dataset: Dataset, small: Path, shared: dict, place: Place, time) -> dict[str, Timed]:
     """The training pipeline with one thing changed, by that thing's name: what the verdict's advice rests on."""
     found = {}
     if dataset.size is None:
-        with tempfile.TemporaryDirectory(prefix="alexnet-bench-256-") as folder:
-            small = laid_down(sample, Path(folder), None, place.threads, size=SIZE)
-            pictures = small.split("train").samples
-            fitting = {**shared, "batch_size": min(shared["batch_size"], pictures - pictures % place.world)}
-            step = stream(small, **fitting).__next__
-            found["256-shards"] = time(step, fitting["batch_size"] // place.world)
+        squares = Dataset.load(small / "shards")
+        pictures = squares.split("train").samples
+        fitting = {**shared, "batch_size": min(shared["batch_size"], pictures - pictures % place.world)}
+        found["256-shards"] = time(stream(squares, **fitting).__next__, fitting["batch_size"] // place.world)
     if place.device_id is not None:
         other = "cpu" if shared["decode_on"] == "device" else "device"
         found[f"--decode-on {other}"] = time(stream(dataset, **{**shared, "decode_on": other}).__next__)

@@ -40,6 +40,7 @@ class Towers:
     def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """The sum of the rows' cross-entropies, nats, from this process's columns of N x classes logits; rows labelled
         `ignore` count nothing. Three numbers a row are exchanged, and no logits."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if self.group is None:
             return F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
         return _CrossEntropy.apply(logits, labels, ignore, self)
@@ -51,6 +52,12 @@ class Towers:
     def rows(self, x: Tensor) -> Tensor:
         """All processes' rows, one after the other along dim 0; any dtype, no gradient."""
         return x if self.group is None else self.all_gather(x)
+
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum over the parts of a tensor of any shape, in the tensor itself."""
+        if self.group is not None:
+            dist.all_reduce(own, group=self.group)
+        return own
 
     def slice(self, canonical: Tensor) -> Tensor:
         """This process's part, along dim 0, of a parameter of the one-device net."""
