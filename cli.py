@@ -445,15 +445,33 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A stage's time."
 )
+@click.option(
+    "--compare",
+    nargs=2,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Show two runs' --json files side by side, instead.",
+)
+@click.option("--cold", is_flag=True, help="Have the kernel forget the shards before each reading.")
+@click.option("--peers", "with_peers", is_flag=True, help="Measure other loaders on the same pictures, too.")
+@click.option("--scaling", "with_scaling", is_flag=True, help="Measure 1 to N threads and ranks, batches, sizes, too.")
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write them as a page of HTML there.",
+)
 @click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
 @GPUS
 @DEVICE
 @decoding
-def throughput_bench(**options):
-    """Images per second of each stage, and which of them bounds training."""
+def throughput_bench(compare, **options):
+    """Images per second of each stage, the machine's limit beside it, and which of them bounds training."""
     from trainer import throughput
 
-    throughput.bench(**options)
+    if compare:
+        click.echo(throughput.compare(*compare))
+    else:
+        throughput.bench(**options)
 
 
 @main.command()
