@@ -130,7 +130,9 @@ class Location(click.ParamType):
 def located(command):
     """--cache and --cache-size, which the command takes within its `data`: a Path, or a `shards.remote.Remote`."""
 
-    @click.option("--cache", type=FOLDER, help="Where shards of a URL are kept; DALI reads s3:// itself without it.")
+    @click.option(
+        "--cache", type=FOLDER, help="Where shards of a URL go.  [default: ~/.cache/alexnet-dali; none for s3://]"
+    )
     @click.option("--cache-size", type=Size(), help="Of these shards; what was used last stays.  [default: 64GiB]")
     @functools.wraps(command)
     def packed(data, cache, cache_size, **options):
