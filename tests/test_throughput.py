@@ -1,6 +1,7 @@
 """throughput-bench: what it measures, what it concludes, and that the conclusion follows what is measured."""
 
 import json
+import mmap
 import os
 import re
 import time
