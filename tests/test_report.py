@@ -99,6 +99,7 @@ def browse(path, tmp_path, dark):
     return done.stdout
 
 
+@pytest.mark.long
 def test_scaling_measures_every_axis(data, tmp_path):
     axes = scaling.scale(data, tmp_path, 4, 0.05, 0.05, "cpu")
     assert [axis["axis"] for axis in axes] == ["threads", "ranks", "batch", "pictures"]
