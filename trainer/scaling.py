@@ -33,7 +33,7 @@ def scale(data: Path, folder: Path, batch_size: int, width: float, seconds: floa
     launch(_alone, 1, device, data, folder / "scaling", told, batch_size, width, seconds)
     axes = json.loads(told.read_text())
     most = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else cores()
-    points = []  # of the second axis
+    points = []
     for ranks in powers(min(most, MOST_RANKS)):
         if batch_size % ranks == 0:
             launch(_together, ranks, device, told, batch_size, len(Dataset.load(data).classes), width, seconds)

@@ -107,9 +107,11 @@ def bench(
         if with_scaling:
             report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, device)
             print(scaling.table(report["scaling"]))
-            ranks = {point["x"]: point["img_per_s"] for axis in report["scaling"][1:2] for point in axis["points"]}
-            if 2 in ranks:
-                over, under = ranks[2], ranks[1]
+            rates = {
+                (axis["axis"], point["x"]): point["img_per_s"] for axis in report["scaling"] for point in axis["points"]
+            }
+            if ("ranks", 2) in rates:
+                over, under = rates["ranks", 2], rates["ranks", 1]
                 two = {"ratio": over / under, "over": over, "under": under}
                 report["ratios"]["two devices / one at equal global batch"] = two
     if json_path:
