@@ -84,6 +84,8 @@ def bench(
     """
     writable(json_path, "--json")
     writable(report_path, "--report")
+    if with_scaling and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise InputError("--scaling starts groups of ranks itself: leave torchrun out, or --scaling")
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         described = "512 rendered pictures" if data is None else str(data)
         data = data or rendered(Path(folder))
@@ -105,7 +107,7 @@ def bench(
             report["peers"] = peers.compare(peers.pictures_of(data, Path(folder)), batch_size, seconds, peers.ROUNDS)
             print(peers.table(report["peers"]), flush=True)
         if with_scaling:
-            report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, device)
+            report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, decoding, device)
             print(scaling.table(report["scaling"]))
             rates = {
                 (axis["axis"], point["x"]): point["img_per_s"] for axis in report["scaling"] for point in axis["points"]
