@@ -1,5 +1,6 @@
 """The page of throughput-bench's figures: whole by itself, and in a real browser on a phone and in the dark."""
 
+import inspect
 import json
 import re
 import shutil
@@ -7,8 +8,10 @@ import subprocess
 
 import pytest
 
-from trainer import scaling
+from shards.errors import InputError
+from trainer import scaling, throughput
 from trainer.report import page
+from trainer.sample import stream
 
 CHROMIUM = shutil.which("chromium")
 
@@ -57,6 +60,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
     html = page(REPORT)
     assert not re.search(r"(src|href)=|@import|url\(|<script", html)
     assert "A &lt;processor&gt; &amp; more" in html and "<processor>" not in html
+    assert 'name="viewport" content="width=device-width' in html  # or a phone lays it out 980 wide
     assert html.count("<svg") == 2 and html.count("<circle") == 3
     bare = page({**REPORT, "peers": [], "scaling": []})
     assert "<svg" not in bare and "Other loaders" not in bare
@@ -99,8 +103,18 @@ def browse(path, tmp_path, dark):
     return done.stdout
 
 
-def test_scaling_measures_every_axis(data, tmp_path):
-    axes = scaling.scale(data, tmp_path, 4, 0.05, 0.05, "cpu")
+@pytest.mark.long
+def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
+    used = []
+
+    def noted(of, **options):
+        used.append((options["threads"], options["prefetch"]))
+        return stream(of, **options)
+
+    monkeypatch.setattr(scaling, "stream", noted)
+    chosen = {"threads": None, "prefetch": 3, "affinity": None, "decode_on": None, "hw_decoder_load": None}
+    axes = scaling.scale(data, tmp_path, 4, 0.05, 0.05, chosen, "cpu")
+    assert {prefetch for _, prefetch in used} == {3} and used[0][0] == 1  # as chosen, but for what is changed
     assert [axis["axis"] for axis in axes] == ["threads", "ranks", "batch", "pictures"]
     points = {axis["axis"]: [point["x"] for point in axis["points"]] for axis in axes}
     assert points["threads"][0] == 1 and points["ranks"][0] == 1 and points["batch"] == [1, 2, 4]
@@ -116,6 +130,14 @@ def test_a_report_lands_where_it_was_asked_for(data, tmp_path, run_cli):
     assert "What bounds training" in out.read_text()
     done = run_cli("throughput-bench", "--report", tmp_path / "none" / "page.html", check=False)
     assert done.returncode and "--report" in done.stderr and "there is no such folder" in done.stderr
+
+
+def test_torchrun_is_told_at_once_that_scaling_starts_ranks_itself(data, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(throughput, "launch", lambda *_, **__: pytest.fail("it has begun to measure"))
+    asked = dict.fromkeys(inspect.signature(throughput.bench).parameters) | {"data": data, "with_scaling": True}
+    with pytest.raises(InputError, match="leave torchrun out"):
+        throughput.bench(**asked)
 
 
 def test_powers():

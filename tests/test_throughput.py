@@ -101,6 +101,7 @@ def test_figures_are_recorded():
 # What is measured
 
 
+@pytest.mark.long
 def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_verdict(bench, monkeypatch):
     def slow_step(*_, **__):
         time.sleep(0.2)
@@ -124,6 +125,7 @@ def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_verdict(bench,
     assert fast["bottleneck"] == "pipeline" and "bound by the pipeline at" in fast["verdict"]
 
 
+@pytest.mark.long
 def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_path, run_cli):
     out = tmp_path / "bench.json"
     words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu", "--gpus", 2, "--cold"]
@@ -147,6 +149,7 @@ def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_
     assert report["verdict"] in told and report["peers"] == []
 
 
+@pytest.mark.long
 def test_without_data_it_renders_its_own(run_cli):
     words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu"]
     assert "512 rendered pictures" in run_cli("throughput-bench", *words).stdout

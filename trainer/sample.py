@@ -10,13 +10,15 @@ from shards.manifest import Dataset
 from shards.writer import write_dataset
 
 EPOCH = 12_800  # pictures of an epoch here, at least: ImageNet's beginnings of epochs are a hundred times rarer still
+MOST_SHARDS = 256  # of an epoch, if the set has fewer: DALI holds every one open
 
 
 def stream(dataset: Dataset, **options) -> Iterator[Batch]:
     """Training batches without end; `options` are `Loader`'s. A small set is read several times over within an epoch,
     or the epochs' beginnings would count for more than they do in ImageNet."""
     split = dataset.split("train")
-    longer = replace(split, shards=split.shards * -(-EPOCH // split.samples))
+    times = min(-(-EPOCH // split.samples), max(1, MOST_SHARDS // len(split.shards)))
+    longer = replace(split, shards=split.shards * times)
     loader = Loader(replace(dataset, splits={"train": longer}), "train", "train", **options)
     epoch = 0
     while True:

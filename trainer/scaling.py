@@ -24,13 +24,15 @@ SIZES = (256, 384, 512)  # at which pictures are stored
 MOST_RANKS = 8
 
 
-def scale(data: Path, folder: Path, batch_size: int, width: float, seconds: float, device: str) -> list[dict]:
+def scale(
+    data: Path, folder: Path, batch_size: int, width: float, seconds: float, decoding: dict, device: str
+) -> list[dict]:
     """{"axis", "what", "points": [{"x", "img_per_s", "p10", "p90"}, ...]} for each axis.
 
-    Args: folder: for what is laid down meanwhile; seconds: of each point.
+    Args: folder: for what is laid down meanwhile; seconds: of each point; decoding: DALI's settings that are chosen.
     """
     told = folder / "scaling.json"
-    launch(_alone, 1, device, data, folder / "scaling", told, batch_size, width, seconds)
+    launch(_alone, 1, device, data, folder / "scaling", told, batch_size, width, seconds, decoding)
     axes = json.loads(told.read_text())
     most = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else cores()
     points = []
@@ -51,9 +53,19 @@ def _told(found: Timed) -> dict:
     return {"img_per_s": found.median, **found.spread}
 
 
-def _alone(place: Place, data: Path, folder: Path, told: Path, batch_size: int, width: float, seconds: float) -> None:
+def _alone(
+    place: Place,
+    data: Path,
+    folder: Path,
+    told: Path,
+    batch_size: int,
+    width: float,
+    seconds: float,
+    decoding: dict,
+) -> None:
     dataset, stats = Dataset.load(data), Stats.load(data)
-    shared = {"stats": stats, "batch_size": batch_size, **place.loading}
+    settings = place.settings(decoding, dataset.size)._asdict()  # or the points would not be of the run's own pipeline
+    shared = {"stats": stats, "batch_size": batch_size, **place.loading, **settings}
 
     def pipeline(of: Dataset, x: int | str, **changed) -> dict:
         options = {**shared, **changed}

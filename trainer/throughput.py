@@ -85,6 +85,8 @@ def bench(
     """
     writable(json_path, "--json")
     writable(report_path, "--report")
+    if with_scaling and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise InputError("--scaling starts groups of ranks itself: leave torchrun out, or --scaling")
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         described = "512 rendered pictures" if data is None else str(data)
         data = data or rendered(Path(folder))
@@ -106,8 +108,15 @@ def bench(
             report["peers"] = peers.compare(peers.pictures_of(data, Path(folder)), batch_size, seconds, peers.ROUNDS)
             print(peers.table(report["peers"]), flush=True)
         if with_scaling:
-            report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, device)
+            report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, decoding, device)
             print(scaling.table(report["scaling"]))
+            rates = {
+                (axis["axis"], point["x"]): point["img_per_s"] for axis in report["scaling"] for point in axis["points"]
+            }
+            if ("ranks", 2) in rates:
+                over, under = rates["ranks", 2], rates["ranks", 1]
+                two = {"ratio": over / under, "over": over, "under": under}
+                report["ratios"]["two devices / one at equal global batch"] = two
     if json_path:
         with atomic_write(json_path) as file:
             file.write(json.dumps(report, indent=1).encode() + b"\n")
