@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 BEGIN = "<!-- Figures from benchmarks/results, written by benchmarks/readme.py: do not edit. -->"
 END = "<!-- End of the figures. -->"
-TRAINED = {"originals": "originals", "at-256": "at 256", "at-256-quarter-width": "at 256, a quarter of the kernels"}
+TRAINED = {"originals": "originals", "at-256-quarter-width": "at 256, a quarter of the kernels"}
 
 
 def read(name: str) -> dict:
@@ -45,26 +45,6 @@ def training() -> str:
         + table(["stage", *reports], rows)
         + f"\n\nMade by {commands}."
     )
-
-
-def peers() -> str:
-    reports = {head: read_peers(name) for name, head in (("originals", "originals"), ("at-256", "at 256"))}
-    names = [peer["name"] for peer in next(iter(reports.values()))["peers"]]
-    found = {head: {peer["name"]: peer for peer in report["peers"]} for head, report in reports.items()}
-
-    def cell(peer: dict) -> str:
-        return "absent" if "absent" in peer else f"{peer['img_per_s']:,.0f} ({peer['ratio']:.2f})"
-
-    rows = [[name, *(cell(of[name]) for of in found.values())] for name in names]
-    return (
-        "**Other loaders** on the same pictures, transform, batch and cores, in turns, img/s, median of three rounds\n"
-        "(ours / theirs in brackets); the pixels that they produce are checked against ours (`--peers`).\n\n"
-        + table(["loader", *reports], rows)
-    )
-
-
-def read_peers(name: str) -> dict:
-    return json.loads((RESULTS / f"peers-2core-{name}.json").read_text())
 
 
 def data_path() -> str:
@@ -108,7 +88,7 @@ def sharding() -> str:
 
 
 def figures() -> str:
-    return "\n\n".join(part() for part in (training, peers, data_path, layouts, sharding))
+    return "\n\n".join(part() for part in (training, data_path, layouts, sharding))
 
 
 def written(readme: str) -> str:
