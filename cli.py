@@ -116,6 +116,35 @@ class Steps(click.ParamType):
         return int(first), int(last)
 
 
+class Location(click.ParamType):
+    """A data set's folder, or its URL."""
+
+    name = "folder or URL"
+
+    def convert(self, value, param, ctx):
+        from shards.remote import is_url
+
+        return value if isinstance(value, str) and is_url(value) else FOLDER.convert(value, param, ctx)
+
+
+def located(command):
+    """--cache and --cache-size, which the command takes within its `data`: a Path, or a `shards.remote.Remote`."""
+
+    @click.option("--cache", type=FOLDER, help="Where shards of a URL are kept; DALI reads s3:// itself without it.")
+    @click.option("--cache-size", type=Size(), help="Of these shards; what was used last stays.  [default: 64GiB]")
+    @functools.wraps(command)
+    def packed(data, cache, cache_size, **options):
+        from shards.remote import Remote
+
+        if isinstance(data, str):
+            data = Remote(data, cache, cache_size)
+        elif cache or cache_size:
+            raise InputError("--cache and --cache-size are for a data set at a URL: leave them out")
+        return command(data=data, **options)
+
+    return packed
+
+
 class Verbs(click.Group):
     """Shows an InputError as the one line that it is."""
 
@@ -217,7 +246,8 @@ def stats(data, as_json, threads):
 
 
 @main.command()
-@click.argument("data", type=FOLDER)
+@click.argument("data", type=Location())
+@located
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The PNG file to write.")
 @click.option("--pictures", type=click.IntRange(1, 64), default=8, show_default=True, help="How many.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order and the draws.")
@@ -227,7 +257,8 @@ def preview(data, out, pictures, seed):
     from pipeline.stats import Stats
     from shards.manifest import Dataset
 
-    sheet(Dataset.load(data), Stats.load(data), pictures, seed).save(out, "PNG")
+    dataset = Dataset.load(data)
+    sheet(dataset, Stats.load(dataset.root), pictures, seed).save(out, "PNG")
     click.echo(f"Written to {out}")
 
 
@@ -247,7 +278,8 @@ def verify(data, decode, quarantine, as_json, workers):
 
 
 @main.command()
-@click.argument("data", type=FOLDER)
+@click.argument("data", type=Location())
+@located
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(data, as_json):
     """Show what the data set in DATA holds: samples, sizes, classes, what was left out."""
@@ -259,7 +291,8 @@ def info(data, as_json):
 
 
 @main.command()
-@click.option("--data", type=FOLDER, required=True, help="A folder made by `shard`.")
+@click.option("--data", type=Location(), required=True, help="A folder made by `shard`, or the URL of one.")
+@located
 @click.option("--out", type=FOLDER, required=True, help="RUN: gets config.json, metrics.jsonl and checkpoints.")
 @GPUS
 @PARALLEL
@@ -311,6 +344,16 @@ def info(data, as_json):
     "--pool", type=click.Choice(["3/2", "2/2"]), default="3/2", show_default=True, help="Pooling: width/distance."
 )
 @click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of a step.",
+)
+@click.option(
+    "--compile", is_flag=True, help="Have torch.compile fuse the step.  [default: TorchScript, the LRN alone]"
+)
 @click.option(
     "--mean",
     type=click.Choice(["image", "channel"]),
@@ -365,7 +408,8 @@ def train(resume, final_crops, **options):
 
 
 @main.command("eval")
-@click.option("--data", type=FOLDER, required=True, help="A folder made by `shard`.")
+@click.option("--data", type=Location(), required=True, help="A folder made by `shard`, or the URL of one.")
+@located
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="A run's folder (its newest) or a file."
 )
@@ -389,7 +433,8 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 
 
 @main.command("throughput-bench")
-@click.option("--data", type=FOLDER, help="A folder made by `shard`.  [default: a rendered set]")
+@click.option("--data", type=Location(), help="A folder made by `shard`, or its URL.  [default: a rendered set]")
+@located
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
@@ -398,15 +443,33 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A stage's time."
 )
+@click.option(
+    "--compare",
+    nargs=2,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Show two runs' --json files side by side, instead.",
+)
+@click.option("--cold", is_flag=True, help="Have the kernel forget the shards before each reading.")
+@click.option("--peers", "with_peers", is_flag=True, help="Measure other loaders on the same pictures, too.")
+@click.option("--scaling", "with_scaling", is_flag=True, help="Measure 1 to N threads and ranks, batches, sizes, too.")
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write them as a page of HTML there.",
+)
 @click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
 @GPUS
 @DEVICE
 @decoding
-def throughput_bench(**options):
-    """Images per second of each stage, and which of them bounds training."""
+def throughput_bench(compare, **options):
+    """Images per second of each stage, the machine's limit beside it, and which of them bounds training."""
     from trainer import throughput
 
-    throughput.bench(**options)
+    if compare:
+        click.echo(throughput.compare(*compare))
+    else:
+        throughput.bench(**options)
 
 
 @main.command()

@@ -22,6 +22,7 @@ from shards.files import atomic_write
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.loop import train_step
+from trainer.precision import Precision
 from trainer.recipe import PaperSGD
 from trainer.throughput import machine
 from trainer.towers import replicate
@@ -31,6 +32,7 @@ def steps(place: Place, out: Path, batch_size: int, width: float, count: int) ->
     layout, summed = place.layout, [0]
     net = AlexNet(1000, width, layout=layout)
     net.initialise(seed=0)
+    precision = Precision("fp32", place.device)
     trained, optimiser = replicate(net, layout), PaperSGD(net.parameters(), lr=0.01)
 
     def hook(group, bucket):
@@ -44,7 +46,7 @@ def steps(place: Place, out: Path, batch_size: int, width: float, count: int) ->
     images, rng, times = torch.randn(pictures, 3, 224, 224), torch.Generator(), []
     for step in range(count + 1):
         began, summed[0], layout.dense.sent, layout.towers.sent = time.perf_counter(), 0, 0, 0
-        train_step(trained, layout, optimiser, images, labels, rng, seed=0, step=step)
+        train_step(trained, layout, optimiser, images, labels, rng, 0, step, precision)
         times.append(time.perf_counter() - began)
     sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
     if place.rank == 0:

@@ -12,7 +12,6 @@ Contestants take turns: in a round each runs once, and each round begins with an
 
 import io
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,12 +19,10 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
 import numpy as np
-import simplejpeg
 import torch
 from PIL import Image
 
@@ -39,6 +36,8 @@ from shards.manifest import Dataset
 from shards.workers import cores
 from shards.writer import write_dataset
 from trainer.launch import Place
+from trainer.raw import Decoded, decoders
+from trainer.sample import jpegs
 from trainer.throughput import machine
 from trainer.towers import whole
 
@@ -57,11 +56,6 @@ RATIOS = {
 }
 
 
-def jpegs(dataset: Dataset) -> list[bytes]:
-    loader = Loader(dataset, "train", "read", batch_size=BATCH, threads=1)
-    return [loader.jpeg(shard, sample) for shard, lines in enumerate(loader.entries) for sample in range(len(lines))]
-
-
 def endless(loader: Loader) -> Iterator:
     epoch = 0
     while True:
@@ -76,20 +70,6 @@ def rate(step: Callable[[], int], seconds: float) -> float:
     while time.perf_counter() - began < seconds:
         count += step()
     return count / (time.perf_counter() - began)
-
-
-def hold(pictures: list[bytes]) -> None:
-    hold.pictures = pictures
-
-
-def decode_raw(seconds: float) -> float:
-    turn = iter(range(2**62))
-
-    def step() -> int:
-        simplejpeg.decode_jpeg(hold.pictures[next(turn) % len(hold.pictures)], strict=False)
-        return 1
-
-    return rate(step, seconds)
 
 
 class Pillows(torch.utils.data.Dataset):
@@ -121,7 +101,7 @@ class Pillows(torch.utils.data.Dataset):
         return torch.from_numpy(np.array(picture)), label
 
 
-def contestants(dataset: Dataset, pool: ProcessPoolExecutor) -> dict[str, Callable[[float], float]]:
+def contestants(dataset: Dataset, decode: Callable[[float], Decoded]) -> dict[str, Callable[[float], float]]:
     """A function of the seconds to run for, for each name; pictures a second, and of `cat` bytes."""
     stats, processes = Stats.load(dataset.root), cores()
     shared = {"batch_size": BATCH, "threads": processes, "stats": stats}
@@ -166,7 +146,7 @@ def contestants(dataset: Dataset, pool: ProcessPoolExecutor) -> dict[str, Callab
         return rate(lambda: len(next(stream)[1]), seconds)
 
     def raw(seconds: float) -> float:
-        return sum(pool.map(decode_raw, [seconds] * processes))
+        return decode(seconds).rate
 
     tars = [str(tar) for tar in dataset.tars("train")]
     size = sum(os.path.getsize(tar) for tar in tars)
@@ -195,9 +175,8 @@ def contestants(dataset: Dataset, pool: ProcessPoolExecutor) -> dict[str, Callab
 
 def measure(dataset: Dataset, rounds: int, seconds: float) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores(), context, initializer=hold, initargs=(jpegs(dataset),)) as pool:
-        turns = list(contestants(dataset, pool).items())
+    with decoders(jpegs(dataset), cores()) as decode:
+        turns = list(contestants(dataset, decode).items())
         for number in range(rounds + 1):
             for name, run in turns[number % len(turns) :] + turns[: number % len(turns)]:
                 value = run(seconds if number else min(1.0, seconds))

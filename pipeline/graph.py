@@ -73,16 +73,28 @@ def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> dict:
     }
 
 
-def read(paths: list[str], index_paths: list[str]):
-    """The reader: encoded pictures and class numbers, in the order in which the index files list them; the numbers are
-    ASCII, filled up with zero bytes to the batch's longest."""
-    encoded, label = fn.readers.webdataset(
+def tar_reader(paths: list[str], index_paths: list[str]):
+    """Encoded pictures and ASCII class numbers from tars, in the order in which the index files list them."""
+    return fn.readers.webdataset(
         paths=paths,
         index_paths=index_paths,
         ext=[";".join(IMAGE_EXTENSIONS), "cls"],
         missing_component_behavior="error",
         name="reader",
     )
+
+
+def fetched_reader(source: Callable):
+    """The same from a function that is called once a batch: N byte arrays of pictures and N of numbers."""
+    return fn.external_source(source=source, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
+
+
+def read(reader: Callable):
+    """Encoded pictures and class numbers; the numbers are ASCII, filled up with zero bytes to the batch's longest.
+
+    Args: reader: one of the above with its arguments; a graph calls it where it begins.
+    """
+    encoded, label = reader()
     return encoded, fn.pad(label)
 
 
@@ -148,21 +160,21 @@ def patch(encoded, decoder: dict):
 
 
 @pipeline_def
-def train_graph(paths: list[str], index_paths: list[str], draws: Callable, decoder: dict, stored: int | None):
+def train_graph(reader: Callable, draws: Callable, decoder: dict, stored: int | None):
     """Random crop and flip (section 4.1); mean and lighting are `pipeline.feed`'s.
 
     Args: draws: called once a batch, gives each picture's (offset, flip) for `region`, N x 2 float32. Outputs: crops
     N x 224 x 224 x 3 uint8, class numbers in ASCII.
     """
-    encoded, label = read(paths, index_paths)
+    encoded, label = read(reader)
     offset, flip = fn.external_source(source=draws, num_outputs=2, batch=True, dtype=types.FLOAT)
     return cut(encoded, offset, flip, decoder, stored), label
 
 
 @pipeline_def
-def eval_graph(paths: list[str], index_paths: list[str], crops: int, decoder: dict, stored: int | None):
+def eval_graph(reader: Callable, crops: int, decoder: dict, stored: int | None):
     """The centre crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
-    encoded, label = read(paths, index_paths)
+    encoded, label = read(reader)
     if crops == 1:
         return fn.stack(cut(encoded, _vector(CENTRE, CENTRE), _vector(0, 0), decoder, stored)), label
     square = patch(encoded, decoder)
@@ -182,10 +194,10 @@ def probe_graph(decoder: dict):
 
 
 @pipeline_def
-def stage_graph(paths: list[str], index_paths: list[str], stage: str, decoder: dict):
+def stage_graph(reader: Callable, stage: str, decoder: dict):
     """The way up to a stage: "read" (the JPEGs' bytes), "decode" (H x W x 3 uint8) or "patch" (the central patch,
     N x 256 x 256 x 3 uint8: what the mean image and the components are taken over)."""
-    encoded, label = read(paths, index_paths)
+    encoded, label = read(reader)
     if stage == "read":
         return encoded, label
     return whole(encoded, decoder) if stage == "decode" else patch(encoded, decoder), label

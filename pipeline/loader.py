@@ -15,9 +15,12 @@ is why the shards themselves are written in a shuffled order.
 """
 
 import ctypes
+import functools
+import itertools
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +30,9 @@ import torch
 from pipeline import graph
 from shards.errors import InputError
 from shards.images import check
-from shards.index import components, current_index, write_index
+from shards.index import components, write_index
 from shards.manifest import Dataset
+from shards.remote import Ahead
 from shards.tars import IMAGE_EXTENSIONS
 
 BAD = -1  # the label of a picture that cannot be decoded; another stands in its place
@@ -97,20 +101,18 @@ class Loader:
         self.stats, self.prefetch = stats, prefetch
         device_id = device_id if decode_on == "device" else None
         self.running = {"num_threads": threads, "set_affinity": affinity, "device_id": device_id}
-        self.stored, self.lit = dataset.size, lighting and view == "train"
-        self.tars = dataset.tars(split)
+        self.dataset, self.stored = dataset, dataset.size
+        self.lit = lighting and view == "train"
         described = dataset.split(split)
         self.decoder = graph.decoder_options(device_id is not None, hw_decoder_load, described.sizes)
-        self.entries = [
-            current_index(tar, described.samples_in(shard), described.quarantined_in(shard.name), self._notice)
-            for tar, shard in zip(self.tars, described.shards, strict=True)
-        ]
+        self.shards, self.tars = described.shards, dataset.tars(split)
+        self.entries = dataset.indices(split, self._notice)
         self.samples = sum(map(len, self.entries))
         self.bad: dict[tuple[int, int], str] = {}  # (shard, sample) and why
         self.most_bad = max(1, int(max_bad * self.samples))
         if view == "train" and self.samples < batch_size:
             raise InputError(
-                f"{dataset.root}: the {split} split holds {self.samples} samples, fewer than one batch "
+                f"{dataset.where}: the {split} split holds {self.samples} samples, fewer than one batch "
                 f"of {batch_size}: choose a smaller --batch-size"
             )
         self.batches = self.samples // batch_size if view == "train" else -(-self.samples // batch_size)
@@ -172,8 +174,11 @@ class Loader:
             yield Batch(torch.from_dlpack(images.as_tensor()), labels, light, valid)
 
     def pipeline(self, epoch: int, start: int = 0):
-        """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end it begins again."""
+        """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end others follow."""
         _give_back()
+        if self.dataset.remote and not self.dataset.remote.by_dali:
+            fetched = self._fetched(epoch, start)
+            return self._graph(functools.partial(graph.fetched_reader, lambda: next(fetched)), epoch, start)
         rows = self._stand_in(self._rows(epoch, start))
         tars, indices = [], []
         with tempfile.TemporaryDirectory(prefix="alexnet-index-") as folder:
@@ -184,11 +189,37 @@ class Loader:
                 write_index(index, [self.entries[shard][sample] for sample in run[:, 1]])
                 tars.append(str(self.tars[shard]))
                 indices.append(str(index))
-            pipe = self._graph(tars, indices, epoch, start)
-            pipe.build()  # reads the indices, which may go then
+            pipe = self._graph(functools.partial(graph.tar_reader, tars, indices), epoch, start)
+            try:
+                pipe.build()  # reads the indices, which may go then
+            except RuntimeError as error:
+                if not self.dataset.remote:
+                    raise
+                reason = " ".join(str(error).partition("encountered:")[2].split())[:200]
+                remedy = "set AWS_ENDPOINT_URL and AWS_REGION for it, or have it read through --cache DIR"
+                raise InputError(f"DALI cannot read {self.dataset.where} ({reason}): {remedy}") from None
         return pipe
 
-    def _graph(self, tars: list[str], indices: list[str], epoch: int, start: int):
+    def _fetched(self, epoch: int, start: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+        """The pictures and class numbers as DALI's reader would give them, a batch at a time, from shards that are
+        fetched ahead. The next epoch follows: DALI works ahead, and so its first shards are there when it begins."""
+        batch, pictures, numbers = self.batch_size // self.world, [], []
+        for number in itertools.count(epoch):
+            rows = self._stand_in(self._rows(number, start if number == epoch else 0))
+            runs = np.split(rows, np.flatnonzero(np.diff(rows[:, 0])) + 1)
+            order = [self.shards[run[0, 0]] for run in runs]
+            ahead = Ahead(self.dataset.open, order, self.dataset.remote.ahead(self.shards))
+            for position, run in enumerate(runs):
+                with ahead.open(position) as file:
+                    for shard, sample in run.tolist():
+                        for extensions, parts in ((IMAGE_EXTENSIONS, pictures), (("cls",), numbers)):
+                            offset, size = self._part(shard, sample, extensions)
+                            parts.append(np.frombuffer(os.pread(file.fileno(), size, offset), np.uint8))
+                        if len(pictures) == batch:
+                            yield pictures, numbers
+                            pictures, numbers = [], []
+
+    def _graph(self, reader: Callable, epoch: int, start: int):
         settings = {
             "batch_size": self.batch_size // self.world,
             "prefetch_queue_depth": self.prefetch,
@@ -196,13 +227,13 @@ class Loader:
             **self.running,
         }
         if self.view in ("patch", "decode", "read"):
-            return graph.stage_graph(tars, indices, self.view, **settings)
+            return graph.stage_graph(reader, self.view, **settings)
         settings["stored"] = self.stored
         if self.view == "train":
             # DALI calls this once a batch, in order, ahead of the batch that is being used
             count = iter(range(start, 2**62))
-            return graph.train_graph(tars, indices, lambda: self._cuts(epoch, next(count)), **settings)
-        return graph.eval_graph(tars, indices, 1 if self.view == "centre" else 10, **settings)
+            return graph.train_graph(reader, lambda: self._cuts(epoch, next(count)), **settings)
+        return graph.eval_graph(reader, 1 if self.view == "centre" else 10, **settings)
 
     def _labels(self, ascii_numbers) -> torch.Tensor:
         digits = np.asarray(ascii_numbers.as_tensor())
@@ -214,7 +245,7 @@ class Loader:
             return rows
         good = np.array([tuple(row) not in self.bad for row in rows.tolist()])
         if not good.any():
-            raise InputError(f"{self.tars[rows[0, 0]].parent}: no sample that is left of the epoch can be decoded")
+            raise InputError(f"{self.dataset.where}: no sample that is left of the epoch can be decoded")
         nearest = np.maximum.accumulate(np.where(good, np.arange(len(rows)), -1))
         return rows[np.where(nearest < 0, good.argmax(), nearest)]
 
@@ -230,7 +261,7 @@ class Loader:
             if found:
                 self.note_bad(found)
                 return
-        tars = sorted({self.tars[shard].name for shard in batches[0, :, 0]})
+        tars = sorted({self.shards[shard].name for shard in batches[0, :, 0]})
         raise InputError(
             f"DALI failed on a batch from {', '.join(tars)}, whose pictures can each be decoded: "
             f"{' '.join(str(error).split())[:300]}"
@@ -245,7 +276,8 @@ class Loader:
                 told = f"{self.tars[shard]}: {name} cannot be decoded ({reason})"
                 self._notice(f"{told}: left out, {len(self.bad)} so far")
                 if len(self.bad) > self.most_bad:
-                    remedy = f"`python cli.py verify {self.tars[shard].parent} --decode --quarantine` takes them out"
+                    folder = "DIR" if self.dataset.remote else self.dataset.root
+                    remedy = f"`python cli.py verify {folder} --decode --quarantine` takes them out"
                     raise InputError(f"{told}, and --max-bad allows {self.most_bad} such: {remedy}, or allow more")
 
     def keys(self, epoch: int, batch: int) -> list[str]:
@@ -255,11 +287,18 @@ class Loader:
 
     def jpeg(self, shard: int, sample: int) -> bytes:
         """A sample's picture as it is stored."""
+        offset, size = self._part(shard, sample, IMAGE_EXTENSIONS)
+        with self.dataset.open(self.shards[shard]) as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def _part(self, shard: int, sample: int, extensions: tuple[str, ...]) -> tuple[int, int]:
+        """Offset and size in its tar, in bytes, of a sample's first part with such an extension."""
         parts = components(self.entries[shard][sample])
-        _, offset, size, _ = next(part for part in parts if part[0] in IMAGE_EXTENSIONS)
-        with open(self.tars[shard], "rb") as file:
-            file.seek(int(offset))
-            return file.read(int(size))
+        for extension, offset, size, _ in parts:
+            if extension in extensions:
+                return int(offset), int(size)
+        raise InputError(f"{self.tars[shard]}: {parts[0][3]} stands alone, with no {' or '.join(extensions)}")
 
     def _undecodable(self, shard: int, sample: int) -> str | None:
         """Why a sample's picture cannot be decoded, None when it can."""

@@ -38,7 +38,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     told = ("source", "seed", "size", "quality", "max_pixels")
     return {
         "schema": SCHEMA,
-        "root": str(dataset.root),
+        "root": dataset.where,
         "classes": len(dataset.classes),
         **{name: getattr(dataset, name) for name in told},
         "fingerprint": dataset.fingerprint,

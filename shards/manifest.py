@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.index import current_index
+from shards.remote import Remote
 
 FILE = "dataset.json"
 FORMAT = 2
@@ -102,7 +104,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in the folder `root`.
+    """A data set in the folder `root`, which has copies of the small files only when it is `remote`.
 
     `classes[i]` names class number i, `words` says in English what some of them are; `source` is the layout it was made
     from, `plan` identifies that source and the options; `size` is None when pictures keep their own, and so is
@@ -120,15 +122,17 @@ class Dataset:
     max_pixels: int | None
     plan: str
     versions: dict[str, str]
+    remote: Remote | None = None
 
     @classmethod
-    def load(cls, root: Path) -> "Dataset":
+    def load(cls, where: Path | Remote) -> "Dataset":
         """Raises InputError when there is no data set, or its description is damaged or of another format."""
-        path = root / FILE
+        remote = where if isinstance(where, Remote) else None
+        root, path = (remote.copy_description(), f"{remote}/{FILE}") if remote else (where, where / FILE)
         if not root.is_dir():
             raise InputError(f"{root} is no folder: give the --out of `python cli.py shard`")
         try:
-            content = json.loads(path.read_text())
+            content = json.loads((root / FILE).read_text())
             if content["format"] != FORMAT:
                 raise InputError(f"{path} is of another format than {FORMAT}: write the data set again")
             dataset = _dataset(root, content)
@@ -143,12 +147,14 @@ class Dataset:
             for shard in split.shards:
                 if Path(shard.name).name != shard.name:
                     raise InputError(f"{path} names a shard outside its folder: {shard.name!r}")
-        return dataset
+            if remote:
+                remote.check_names(split.shards)
+        return replace(dataset, remote=remote)
 
     def save(self) -> None:
         """Writes `dataset.json`, whole or not at all."""
         content = {"format": FORMAT, **asdict(self)}
-        del content["root"]
+        del content["root"], content["remote"]
         words = content.pop("words")
         content["classes"] = [
             {"wnid": name, **({"words": words[name]} if name in words else {})} for name in self.classes
@@ -160,11 +166,19 @@ class Dataset:
     def split(self, name: str) -> Split:
         """Raises InputError when there is none of that name."""
         if name not in self.splits:
-            raise InputError(f"{self.root} has no {name} split, only {', '.join(self.splits)}")
+            raise InputError(f"{self.where} has no {name} split, only {', '.join(self.splits)}")
         return self.splits[name]
 
-    def tars(self, split: str) -> list[Path]:
-        """The split's tars in order. Raises InputError when one is missing or has another length than was written."""
+    @property
+    def where(self) -> str:
+        """The folder or the URL, to be shown."""
+        return str(self.remote or self.root)
+
+    def tars(self, split: str) -> list[Path] | list[str]:
+        """The paths or URLs of the split's tars, in order. Raises InputError when one is missing or has another length
+        than was written, as far as that can be told before it is fetched."""
+        if self.remote:
+            return self.remote.tars(self.split(split).shards)
         tars = []
         remedy = "bring it back, or write the data set to a new folder"
         for shard in self.split(split).shards:
@@ -175,6 +189,22 @@ class Dataset:
                 raise InputError(f"{tar} has {found} bytes, and {FILE} says {shard.bytes}: {remedy}")
             tars.append(tar)
         return tars
+
+    def indices(self, split: str, notice: Callable[[str], None]) -> list[list[str]]:
+        """The lines of the index of each of the split's tars. In a folder, one that is missing or stale is made anew,
+        with a notice; a remote one raises InputError."""
+        described = self.split(split)
+        wanted = [(shard, described.samples_in(shard)) for shard in described.shards]
+        if self.remote:
+            return self.remote.indices(self.root, wanted)
+        return [
+            current_index(self.root / shard.name, samples, described.quarantined_in(shard.name), notice)
+            for shard, samples in wanted
+        ]
+
+    def open(self, shard: Shard) -> BinaryIO:
+        """A tar to read. Raises InputError when it has to be fetched and cannot be."""
+        return self.remote.open(self.root, shard) if self.remote else open(self.root / shard.name, "rb")
 
     def with_quarantined(self, split: str, bad: Iterable[Quarantined]) -> "Dataset":
         """The same with more samples quarantined. Their indices are the caller's to write."""

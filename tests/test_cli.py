@@ -17,7 +17,6 @@ from PIL import Image
 from shards.index import components, read_index
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet
-from trainer.throughput import bottleneck
 
 CLI = Path(__file__).parents[1] / "cli.py"
 SMALL = ["--device", "cpu", "--width", 0.05, "--batch-size", 8, "--lr", 0.001]
@@ -118,32 +117,6 @@ def test_eval_counts_every_sample_once_in_any_layout(data, unbroken, run_cli):
         assert result["top1_error"] == pytest.approx(last["top1_error"])
     ten = run_cli("eval", "--data", data, "--checkpoint", unbroken, "--crops", 10, "--device", "cpu").stdout
     assert "22 pictures, 10 crops: top-1 error" in ten
-
-
-def test_throughput_bench_writes_its_schema(data, tmp_path, run_cli):
-    out = tmp_path / "bench.json"
-    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.2, "--device", "cpu"]
-    told = run_cli("throughput-bench", "--data", data, "--json", out, "--gpus", 2, *words).stdout
-    report = json.loads(out.read_text())
-    assert report["schema"] == 1 and report["machine"]["cores"] == len(os.sched_getaffinity(0))
-    assert [stage["name"] for stage in report["stages"]] == ["read", "decode", "pipeline", "model", "train"]
-    assert all(0 < stage["p10"] <= stage["img_per_s"] <= stage["p90"] for stage in report["stages"])
-    assert report["bottleneck"] in told and report["bottleneck"] in {"read", "decode", "pipeline", "model"}
-    own = run_cli("throughput-bench", *words).stdout
-    assert "512 rendered pictures" in own
-
-
-@pytest.mark.parametrize(
-    "rates, bound",
-    [
-        ({"read": 9e4, "decode": 1000, "pipeline": 800, "model": 100, "train": 90}, "model"),
-        ({"read": 9e4, "decode": 1000, "pipeline": 800, "model": 5000, "train": 700}, "decode"),
-        ({"read": 9e4, "decode": 4000, "pipeline": 800, "model": 5000, "train": 700}, "pipeline"),
-        ({"read": 500, "decode": 450, "pipeline": 400, "model": 5000, "train": 400}, "read"),
-    ],
-)
-def test_the_bottleneck_is_the_stage_that_costs_most(rates, bound):
-    assert bottleneck(rates) == bound
 
 
 def bad(words, data, run):

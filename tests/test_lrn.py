@@ -65,9 +65,9 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(out, local_response_norm(a.float()).to(dtype))
 
 
-def test_two_tensors_are_kept_for_the_backward():
+def test_one_tensor_is_kept_for_the_backward():
     kept = []
     a = torch.randn(2, 8, 3, 3, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
         local_response_norm(a, 2)
-    assert len(kept) == 2
+    assert kept == [a.data_ptr()]

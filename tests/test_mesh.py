@@ -20,10 +20,11 @@ from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
 from trainer.loop import train_step
+from trainer.precision import Precision
 from trainer.recipe import PaperSGD
 from trainer.towers import replicate, whole
 
-BATCH, WIDTH = 12, 0.125
+BATCH, WIDTH, FULL = 12, 0.125, Precision("fp32", torch.device("cpu"))
 # --parallel and --gpus
 MESHES = {"1 x 2": ("towers", 2), "2 x 2": ("towers", 4), "4 x 1": ("data", 4), "3 x 1": ("data", 3)}
 MESHES |= {"hybrid 2": ("hybrid", 2), "hybrid 4": ("hybrid", 4)}
@@ -55,7 +56,7 @@ def two_steps(layout, dtype, dropout, classes, rank=0, world=1):
     trained, optimiser, rng = replicate(net, layout), PaperSGD(net.parameters(), lr=0.01), torch.Generator()
     found = {}
     for step in range(2):
-        loss = train_step(trained, layout, optimiser, images[mine], labels, rng, seed=3, step=step)
+        loss = train_step(trained, layout, optimiser, images[mine], labels, rng, 3, step, FULL)
         found[f"loss {step}"] = layout.replicas.sum(loss.clone())
     found |= {f"gradient of {name}": net.holders(name).gather(p.grad).clone() for name, p in net.named_parameters()}
     found |= {name: value.clone() for name, value in net.canonical_state().items()}
@@ -108,7 +109,7 @@ def count_as_rank(place, folder, width):
     mine = share(layout, place.rank, place.world)
     images, labels = torch.randn(BATCH, 3, 224, 224)[mine], torch.arange(BATCH)
     labels = labels if layout.convolves_its_own else labels[mine]
-    train_step(trained, layout, PaperSGD(net.parameters(), lr=0.01), images, labels, torch.Generator(), 0, 0)
+    train_step(trained, layout, PaperSGD(net.parameters(), lr=0.01), images, labels, torch.Generator(), 0, 0, FULL)
     sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
     counts = {"sent": sent, "summed": sum(summed), "parameters": sum(p.nbytes for p in net.parameters())}
     (folder / f"{place.rank}.json").write_text(json.dumps(counts))

@@ -12,9 +12,11 @@ from pipeline.stats import Stats
 from shards.errors import InputError
 from shards.manifest import Dataset
 from shards.progress import Progress
+from shards.remote import Remote
 from trainer import checkpoint
 from trainer.alexnet import AlexNet, net_of
 from trainer.launch import Place
+from trainer.precision import Precision
 
 
 @torch.inference_mode()
@@ -23,6 +25,7 @@ def evaluate(
     loader: Loader,
     feed: Feed,
     place: Place,
+    precision: Precision,
     progress: Progress | None = None,
     stops: Callable[[], bool] = lambda: False,
 ) -> dict | None:
@@ -40,7 +43,9 @@ def evaluate(
             net.train()
             return None
         images, labels = place.whole(batch, feed)
-        probabilities = net.probabilities(images.flatten(0, 1)).unflatten(0, (len(labels), -1)).mean(dim=1)
+        with precision.context():
+            probabilities = net.probabilities(images.flatten(0, 1))
+        probabilities = probabilities.unflatten(0, (len(labels), -1)).mean(dim=1)
         # Of the global batch's pictures this replica has these
         mine = range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)]
         labels, probabilities = labels[: len(mine)], probabilities[: len(mine)]
@@ -54,10 +59,18 @@ def evaluate(
 
 
 def evaluate_run(
-    place: Place, data: Path, path: Path, split: str, crops: int, batch_size: int, decoding: dict, as_json: bool
+    place: Place,
+    data: Path | Remote,
+    path: Path,
+    split: str,
+    crops: int,
+    batch_size: int,
+    decoding: dict,
+    as_json: bool,
 ) -> None:
     """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     file = find(path)
     state = checkpoint.read(file)
     if len(state["config"]["classes"]) != len(dataset.classes):
@@ -74,7 +87,8 @@ def evaluate_run(
     running = {**place.loading, **place.settings(decoding, dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
     with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
-        result = evaluate(net, loader, Feed(stats, state["config"]["mean"], place.device), place, progress)
+        feed = Feed(stats, state["config"]["mean"], place.device)
+        result = evaluate(net, loader, feed, place, Precision(state["config"]["precision"], place.device), progress)
     if place.rank == 0:
         report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
         if as_json:

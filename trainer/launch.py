@@ -5,6 +5,7 @@ starts two, one a tower; `--gpus 8` is four replicas of two towers. Without CUDA
 exchange over gloo; with them over NCCL.
 """
 
+import ctypes
 import gc
 import logging
 import os
@@ -27,6 +28,8 @@ from pipeline.settings import Settings, place_of, read_tuned, settings
 from shards.errors import InputError
 from trainer.stopping import SIGNALS, Stopped
 from trainer.towers import DenseTowers, Layout, Replicas, Towers, whole
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,18 @@ def _place(local_rank: int, here: int, rank: int, world: int, kind: str, layout:
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
     threads = max(1, len(os.sched_getaffinity(0)) // here)
     torch.set_num_threads(threads)
+    if kind == "cpu":
+        _reuse_memory()
     return Place(device, rank, world, layout, threads)
+
+
+def _reuse_memory() -> None:
+    """Lets glibc keep what is freed for what is allocated next. By default it maps each large tensor anew, and the
+    page faults of a step's 7 GB were half of the step on a virtual machine (docs/speed.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _work_at(

@@ -27,10 +27,12 @@ from shards.errors import InputError
 from shards.files import atomic_write, locked
 from shards.manifest import Dataset
 from shards.progress import Progress
+from shards.remote import Remote
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet, net_of
 from trainer.evaluate import evaluate
 from trainer.launch import Place, launch
+from trainer.precision import Precision, compiled
 from trainer.recipe import LARS, PLATEAU, PaperSGD, large_batch_rate, learning_rate
 from trainer.stopping import Stopped, StopRequest
 from trainer.towers import Layout, replicate
@@ -38,12 +40,12 @@ from trainer.towers import Layout, replicate
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
 IDENTITY = (
     *("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),
-    *("variant", "activation", "norm", "pool", "lighting"),
+    *("variant", "activation", "norm", "pool", "lighting", "precision", "compile"),
 )
 
 
 def train(
-    data: Path,
+    data: Path | Remote,
     out: Path,
     *,
     gpus: int | None = None,
@@ -64,6 +66,8 @@ def train(
     norm: bool = True,
     pool: str = "3/2",
     lighting: bool = True,
+    precision: str = "fp32",
+    compile: bool = False,
     mean: str = "image",
     max_bad: float = 0.001,
     decoding: dict | None = None,
@@ -81,17 +85,17 @@ def train(
     Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
     given); batch_size: of the global batch; recipe: "paper" or "large-batch", see `trainer.recipe`; lr_steps: epochs at
     whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; variant,
-    activation, norm, pool: see `trainer.alexnet.Variant`; lighting, max_bad: see `pipeline.loader.Loader`; mean: see
-    `pipeline.feed.Feed`; decoding: what is chosen of `pipeline.settings.Settings`, by name; resume: continue from the
-    newest checkpoint of `out`; checkpoint_every, log_every: steps; keep: checkpoints; eval_every: epochs; final_crops:
-    10 adds the paper's ten-crop test at the end; tensorboard: see `trainer.metrics.Journal`; profile: the first and
-    last step to trace.
+    activation, norm, pool: see `trainer.alexnet.Variant`; precision, compile: see `trainer.precision`; lighting,
+    max_bad: see `pipeline.loader.Loader`; mean: see `pipeline.feed.Feed`; decoding: what is chosen of
+    `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`; checkpoint_every,
+    log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop test at the end;
+    tensorboard: see `trainer.metrics.Journal`; profile: the first and last step to trace.
     Raises: InputError; `trainer.stopping.Stopped` when it was asked to stop, after a checkpoint.
     """
     if epochs is not None and steps is not None:
         raise InputError("--epochs and --steps both say how long to train: give one of them")
     dataset = Dataset.load(data)
-    Stats.load(data)
+    Stats.load(dataset.root)
     dataset.split("train")
     if lr_steps == PLATEAU and "val" not in dataset.splits:
         raise InputError(f"--lr-steps {PLATEAU}, but {data} has no val split to see one on: name epochs instead")
@@ -119,6 +123,8 @@ def train(
         "norm": norm,
         "pool": pool,
         "lighting": lighting,
+        "precision": precision,
+        "compile": compile,
         "mean": mean,
         "max_bad": max_bad,
         "decoding": decoding or {},
@@ -161,9 +167,10 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
-def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
+def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> None:
     """One rank's part of a training run."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     config["decoding"] = place.settings(config["decoding"], dataset.size)._asdict()
     shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"]}
     shared |= {**place.loading, **config["decoding"]}
@@ -178,6 +185,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
     net.to(place.device)
     optimiser = optimiser_of(config["recipe"], net, config["lr"])
     step = 0
+    precision = Precision(config["precision"], place.device)
     errors = {}  # validation top-1 error by step
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest(place.world))
@@ -188,7 +196,10 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
         if newest:
             state = checkpoint.load(newest)
             step, errors = checkpoint.restore(state, net, optimiser), dict(state["errors"])
+            precision.load(state["precision"])
         trained = replicate(net, place.layout)
+        if config["compile"]:
+            trained = compiled(trained, place.layout.dense.size > 1)
         journal = None
         if first:
             with atomic_write(out / "config.json") as file:
@@ -214,7 +225,9 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
                     if step == last and config["final_crops"] == 10:
                         tens = {**shared, "batch_size": fewer(config["batch_size"], place)}
                         views.append((10, Loader(dataset, "val", "ten", **tens)))
-                    results = [(crops, evaluate(net, view, feed, place, stops=stop.agreed)) for crops, view in views]
+                    results = [
+                        (crops, evaluate(net, view, feed, place, precision, stops=stop.agreed)) for crops, view in views
+                    ]
                     # One that was broken off is made by the run that goes on from here
                     stops = any(result is None for _, result in results)
                     if not stops:
@@ -228,7 +241,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
             if saves and (evaluated or step != saved):
                 with clock.paused():
                     check_finite(loss, step, loader, optimiser, out)
-                    told = {"config": config, "errors": list(errors.items())}
+                    told = {"config": config, "errors": list(errors.items()), "precision": precision.state()}
                     writer.save(step, net, optimiser, told, best)
                     saved = step
             if stops or step == last:
@@ -242,7 +255,7 @@ def train_rank(place: Place, data: Path, out: Path, config: dict) -> None:
             before = loss
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["times"]
-            loss = train_step(trained, place.layout, optimiser, images, labels, rng, config["seed"], step)
+            loss = train_step(trained, place.layout, optimiser, images, labels, rng, config["seed"], step, precision)
             # Of the step before: a GPU has one to work on while this waits
             check_finite(before, step, loader, optimiser, out)
             writer.check()
@@ -357,14 +370,23 @@ class Tracer:
 
 
 def train_step(
-    trained: nn.Module, layout: Layout, optimiser, images, labels, rng: torch.Generator, seed: int, step: int
+    trained: nn.Module,
+    layout: Layout,
+    optimiser,
+    images,
+    labels,
+    rng: torch.Generator,
+    seed: int,
+    step: int,
+    precision: Precision,
 ) -> torch.Tensor:
     """One update on a global batch; returns this replica's share of the mean loss over it, a scalar on the device: the
     shares add up. `trained` is what `trainer.towers.replicate` made; `step` counts the updates before."""
     rng.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
     good = layout.replicas.sum((labels != BAD).sum())
-    loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
+    with precision.context():
+        loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
     optimiser.zero_grad()
-    (loss * layout.replicas.size).backward()  # DistributedDataParallel takes the replicas' mean, and it is their sum
-    optimiser.step()
+    # DistributedDataParallel takes the replicas' mean, and it is their sum that is wanted
+    precision.update(loss * layout.replicas.size, optimiser)
     return loss.detach()

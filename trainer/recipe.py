@@ -31,10 +31,21 @@ class PaperSGD(torch.optim.Optimizer):
                 if "velocity" not in self.state[weight]:
                     self.state[weight]["velocity"] = torch.zeros_like(weight)
             velocities = [self.state[weight]["velocity"] for weight in weights]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, weights, alpha=-group["weight_decay"] * group["lr"])
-            torch._foreach_add_(velocities, [weight.grad for weight in weights], alpha=-group["lr"])
-            torch._foreach_add_(weights, velocities)
+            if weights:
+                # SGD's fused kernel, which reads and writes each number once: v = momentum * v + (1 - dampening) *
+                # (g + weight_decay * w); w = w - lr * v. With these two constants that is the update above
+                torch._fused_sgd_(
+                    weights,
+                    [weight.grad for weight in weights],
+                    velocities,
+                    lr=-1.0,
+                    dampening=1.0 + group["lr"],
+                    momentum=group["momentum"],
+                    weight_decay=group["weight_decay"],
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                )
         return loss
 
 

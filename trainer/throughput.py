@@ -1,44 +1,62 @@
-"""Images per second of each stage of training, measured one after the other in one run, and which of them bounds it.
+"""`throughput-bench`: pictures a second of each stage of training beside what the machine could do, and what bounds it.
 
-    read      tar bytes through DALI's reader, warm cache
-    decode    read, and the pictures decoded whole
-    pipeline  everything the train pipeline does: decode, resize, crop, flip, lighting, mean
-    model     forward, backward and update on a batch that stays on the device
-    train     pipeline and model together, as `train` runs them
+    read              tar bytes through DALI's reader
+    decode            read, and the pictures decoded whole
+    patch             decode, and the central 256 x 256 patch of the scaled picture
+    pipeline          what training reads: rectangles decoded and scaled to crops, flipped; uint8
+    eval              the centre crop of the val split
+    copy              crops from the host's memory to the GPU's
+    feed              the crops exchanged between towers, cast, mean-subtracted and lit, on the device
+    exchange          what the ranks tell one another in a step, and nothing else
+    forward           the net's logits
+    forward+backward  and all gradients
+    model             and the update: a whole step on a batch that stays on the device
+    train             pipeline, feed and model together, as `train` runs them
 
-Each stage contains those before it, except `model`, which stands alone.
+All ranks run a stage at once and their pictures add up; two towers work on the same pictures, so each counts half of
+them. docs/throughput.md has what each limit is, the model behind the verdict, and the JSON's schema.
 """
 
 import json
 import os
 import platform
+import shlex
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from nvidia import dali
+from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.feed import Feed
-from pipeline.loader import Batch, Loader
+from pipeline.feed import Feed, to_device
+from pipeline.graph import CROP, SIZE
+from pipeline.loader import Loader
 from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
+from shards.remote import Remote
 from shards.synthetic import render_folders
+from shards.workers import cores
 from shards.writer import write_dataset
+from trainer import limits, peers, scaling, verdict
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
-from trainer.loop import train_step
-from trainer.recipe import PaperSGD
-from trainer.towers import replicate
+from trainer.limits import Limit
+from trainer.lrn import local_response_norm
+from trainer.report import page
+from trainer.sample import jpegs, laid_down, stream
+from trainer.steps import Steps
+from trainer.timing import Timed, timed
+from trainer.towers import Towers
 from trainer.tuning import tune_rank
 
-SCHEMA = 1
-WINDOWS = 5  # a stage's time is cut into so many; the spread is over them
+SCHEMA = 2
+CROP_BYTES = 3 * CROP * CROP  # of a picture as it travels
+FED_BYTES = CROP_BYTES + 4 * CROP_BYTES  # that casting it to float32 reads and writes
 
 
 def bench(
@@ -47,132 +65,343 @@ def bench(
     batch_size: int,
     width: float,
     seconds: float,
+    cold: bool,
+    with_peers: bool,
+    with_scaling: bool,
+    report_path: Path | None,
     tune: bool,
     decoding: dict,
     gpus,
     device,
 ) -> None:
-    """Prints each stage's images per second and the bottleneck; writes them to `json_path` as JSON.
+    """Prints each stage's pictures a second, its limit, and the verdict; writes them to `json_path` as JSON, and to
+    `report_path` as a page.
 
-    Args: data: a data set's folder, None to render one of 512 pictures; seconds: a stage's time; tune: find
-    settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
+    Args: data: a data set's place, None to render one of 512 pictures; seconds: a stage's time; cold: shards leave the
+    page cache before they are read; with_peers, with_scaling: measure what `trainer.peers` and `trainer.scaling` do,
+    too; tune: find settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`,
+    by name.
     Raises: InputError.
     """
-    if json_path and not json_path.absolute().parent.is_dir():
-        raise InputError(f"--json {json_path}: there is no such folder; make it first")
+    writable(json_path, "--json")
+    writable(report_path, "--report")
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
-        if data is None:
-            data = Path(folder) / "shards"
-            render_folders(Path(folder) / "images", classes=10, train=512, val=0, seed=0)
-            complete(write_dataset(Path(folder) / "images", data))
-            described = "512 rendered pictures"
-        else:
-            described = str(data)
+        described = "512 rendered pictures" if data is None else str(data)
+        data = data or rendered(Path(folder))
         if tune:
             launch(tune_rank, gpus, device, data, batch_size, decoding, seconds / 10)
-        else:
-            launch(bench_rank, gpus, device, data, described, json_path, batch_size, width, seconds, decoding)
+            return
+        told = Path(folder) / "told.json"
+        dataset = Dataset.load(data)
+        sample, small = jpegs(dataset, limits.PICTURES), Path(folder) / "256"
+        if dataset.size is None:
+            laid_down(sample, small, None, cores(), size=SIZE)
+        launch(bench_rank, gpus, device, data, small, told, batch_size, width, seconds, cold, decoding)
+        if not told.exists():
+            return  # torchrun started this process, and the first one tells
+        report = json.loads(told.read_text())
+        report["data"]["name"] = described
+        print(table(report), flush=True)
+        if with_peers:
+            report["peers"] = peers.compare(peers.pictures_of(data, Path(folder)), batch_size, seconds, peers.ROUNDS)
+            print(peers.table(report["peers"]), flush=True)
+        if with_scaling:
+            report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, device)
+            print(scaling.table(report["scaling"]))
+    if json_path:
+        with atomic_write(json_path) as file:
+            file.write(json.dumps(report, indent=1).encode() + b"\n")
+    if report_path:
+        with atomic_write(report_path) as file:
+            file.write(page(report).encode())
+
+
+def writable(path: Path | None, option: str) -> None:
+    """Raises InputError when a file cannot come to lie there: before the measuring, not after it."""
+    if path and not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {path}: there is no such folder; make it first")
+
+
+def rendered(folder: Path) -> Path:
+    """A data set of 512 rendered pictures."""
+    render_folders(folder / "images", classes=10, train=512, val=0, seed=0)
+    complete(write_dataset(folder / "images", folder / "shards"))
+    return folder / "shards"
 
 
 def bench_rank(
-    place: Place, data: Path, described: str, json_path, batch_size: int, width: float, seconds: float, decoding: dict
+    place: Place,
+    data: Path | Remote,
+    small: Path,
+    told: Path,
+    batch_size: int,
+    width: float,
+    seconds: float,
+    cold: bool,
+    decoding: dict,
 ) -> None:
-    """One rank's part: every rank runs every stage, their images per second add up."""
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    """One rank's part: every rank runs every stage, their pictures add up; the first writes the report to `told`.
+
+    Args: small: where some of the pictures are laid down at 256, if the set holds originals.
+    """
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     settings = place.settings(decoding, dataset.size)
     shared = {"stats": stats, "batch_size": batch_size, **place.loading, **settings._asdict()}
-    # What one rank counts for a step: with two towers both work on every image of the global batch
-    images = batch_size // place.world
-    rates = {}
-    for stage in ("read", "decode", "pipeline"):
-        pipe = Loader(dataset, "train", "train" if stage == "pipeline" else stage, **shared).pipeline(0)
-        rates[stage] = measure(pipe.run, images, seconds, place)
-        del pipe
+    # What a rank counts for a step: two towers both work on every picture of the global batch
+    pictures = batch_size // place.world
 
-    net = AlexNet(len(dataset.classes), width, layout=place.layout)
-    net.initialise(seed=0)
-    net.to(place.device)
-    optimiser = PaperSGD(net.parameters(), lr=0.01)
-    trained = replicate(net, place.layout)
-    rng = torch.Generator(place.device)
-    loader = Loader(dataset, "train", "train", **shared)
-    batches = endless(loader)
+    def time(step: Callable[[], object], count: int = pictures) -> Timed:
+        return timed(step, count, seconds, place)
 
-    feed = Feed(stats, "image", place.device)
-    resident = [tensor.clone() for tensor in place.whole(next(batches), feed)]
-
-    def update(images: torch.Tensor, labels: torch.Tensor) -> None:
-        train_step(trained, place.layout, optimiser, images, labels, rng, seed=0, step=0)
-
-    rates["model"] = measure(lambda: update(*resident), images, seconds, place)
-    rates["train"] = measure(lambda: update(*place.whole(next(batches), feed)), images, seconds, place)
+    sample = jpegs(dataset, limits.PICTURES)
+    stages = {"read": time(*reading(Loader(dataset, "train", "read", **shared), cold, place))}
+    found = limits.measured(sample, dataset.tars("train"), cold, torch.float32, seconds / 2, place)
+    for stage in ("decode", "patch"):
+        stages[stage] = time(Loader(dataset, "train", stage, **shared).pipeline(0).run)
+    stages["pipeline"] = time(stream(dataset, **shared).__next__)
+    evaluated = "val" if "val" in dataset.splits else "train"
+    stages["eval"] = time(Loader(dataset, evaluated, "centre", **shared).pipeline(0).run)
+    also = alternatives(dataset, small, shared, place, time)
+    rest, flops, sent = net_stages(dataset, stats, shared, width, place, time)
+    stages |= rest
     if place.rank == 0:
-        medians = {stage: float(np.median(values)) for stage, values in rates.items()}
         report = {
             "schema": SCHEMA,
+            "command": shlex.join(["python", *sys.argv]),
             "machine": machine(place),
-            "data": {"name": described, "samples": loader.samples, "bytes_per_picture": picture_bytes(dataset)},
+            "data": {"samples": dataset.split("train").samples, "bytes_per_picture": picture_bytes(dataset)},
+            "stored": dataset.size,
             "batch_size": batch_size,
             "width": width,
             "seconds_per_stage": seconds,
+            "cold": cold,
             "decoding": settings._asdict(),
-            "stages": [
-                {"name": stage, "img_per_s": medians[stage], **spread(values)} for stage, values in rates.items()
-            ],
-            "bottleneck": bottleneck(medians),
+            "peers": [],
+            "scaling": [],
         }
-        show(report)
-        if json_path:
-            with atomic_write(json_path) as file:
-                file.write(json.dumps(report, indent=1).encode() + b"\n")
+        on_gpu = settings.decode_on == "device"
+        report |= summary(stages, also, found, flops, sent, dataset, on_gpu, place)
+        told.write_text(json.dumps(report))
 
 
-def measure(step: Callable[[], object], images: int, seconds: float, place: Place) -> list[float]:
-    """Images per second over all ranks, one number a window; each rank makes `images` of them a step."""
+def reading(loader: Loader, cold: bool, place: Place) -> tuple[Callable[[], object], int]:
+    """A step of the stage "read" and the pictures that it reads: a batch, or cold, an epoch from its beginning."""
+    count = loader.batch_size // place.world
+    if not cold:
+        return loader.pipeline(0).run, count
 
-    def run(steps: int) -> float:
-        began = time.perf_counter()
-        for _ in range(steps):
-            step()
-        if place.device_id is not None:
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
+    def epoch() -> None:
+        limits.drop(loader.tars)
+        place.meet()  # or one rank would read what another is about to drop
+        pipe = loader.pipeline(0)
+        for _ in range(loader.batches):
+            pipe.run()
 
-    run(2)  # warm-up: buffers, caches, TorchScript's profiling runs
-    steps = place.over_ranks(max(1.0, seconds / WINDOWS / run(1)), dist.ReduceOp.MIN)
-    return [place.over_ranks(int(steps) * images / run(int(steps)), dist.ReduceOp.SUM) for _ in range(WINDOWS)]
-
-
-def endless(loader: Loader) -> Iterator[Batch]:
-    """Epoch after epoch."""
-    epoch = 0
-    while True:
-        yield from loader.epoch(epoch)
-        epoch += 1
+    return epoch, loader.batches * count
 
 
-def spread(rates: list[float]) -> dict:
-    """The 10th and 90th percentile."""
-    return {"p10": float(np.percentile(rates, 10)), "p90": float(np.percentile(rates, 90))}
+def alternatives(dataset: Dataset, small: Path, shared: dict, place: Place, time) -> dict[str, Timed]:
+    """The training pipeline with one thing changed, by that thing's name: what the verdict's advice rests on."""
+    found = {}
+    if dataset.size is None:
+        squares = Dataset.load(small / "shards")
+        pictures = squares.split("train").samples
+        fitting = {**shared, "batch_size": min(shared["batch_size"], pictures - pictures % place.world)}
+        found["256-shards"] = time(stream(squares, **fitting).__next__, fitting["batch_size"] // place.world)
+    if place.device_id is not None:
+        other = "cpu" if shared["decode_on"] == "device" else "device"
+        found[f"--decode-on {other}"] = time(stream(dataset, **{**shared, "decode_on": other}).__next__)
+    if place.world > 1:
+        alone = {**shared, "rank": 0, "world": 1}
+        found["every rank decodes all"] = time(stream(dataset, **alone).__next__)
+    return found
 
 
-def bottleneck(rates: dict[str, float]) -> str:
-    """The stage to make faster first: "model", or the part of the pipeline that adds most time to an image.
+def net_stages(
+    dataset: Dataset, stats: Stats, shared: dict, width: float, place: Place, time
+) -> tuple[dict[str, Timed], dict[str, float], float]:
+    """The stages that have a net in them; the FLOP of a picture by stage; the bytes that ranks send for a picture."""
+    steps = Steps(place, len(dataset.classes), width)
+    feed = Feed(stats, "image", place.device)
 
-    The pipeline runs ahead of the model, so the slower of the two bounds training. Within the pipeline, reading is a
-    part of decoding and decoding of the whole, so each is charged what it adds to the one before.
+    batches = stream(dataset, **shared)
+    batch = next(batches)
+    batch = batch._replace(images=batch.images.clone())  # DALI's memory is used again
+    images, labels = (tensor.clone() for tensor in place.whole(batch, feed))
+
+    pictures = len(batch.labels)
+    stages = {}
+    if place.device_id is not None and not batch.images.is_cuda:
+        stages["copy"] = time(lambda: to_device(batch.images, place.device))
+    stages["feed"] = time(lambda: place.whole(batch, feed))
+    sent = 0.0
+    if place.world > 1:
+        exchange, sent = exchanged(lambda: steps.gradients(images, labels), steps.net, place)
+        sent /= pictures
+        stages["exchange"] = time(exchange)
+    stages["forward"] = time(lambda: steps.forward(images))
+    stages["forward+backward"] = time(lambda: steps.gradients(images, labels))
+    stages["normalisation"] = time(normalisation(steps.net, images))
+    stages["model"] = time(lambda: steps.update(images, labels))
+    stages["train"] = time(lambda: steps.update(*place.whole(next(batches), feed)))
+    forward, backward = (flop / pictures for flop in flop_counts(steps.net, images, steps.rng))
+    return stages, {"forward": forward, "forward+backward": forward + backward, "model": forward + backward}, sent
+
+
+def flop_counts(net: AlexNet, images: torch.Tensor, rng: torch.Generator) -> tuple[int, int]:
+    """This rank's FLOP in products, forwards and backwards; a multiply and an add are two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(images, rng)
+    forward = counter.get_total_flops()
+    # Backwards each layer makes two gradients, a product's cost each, but conv1 none of the pictures'. (The counter's
+    # own figure for the backward of a convolution in groups is too high.)
+    return forward, 2 * forward - sum(counter.get_flop_counts()["AlexNet.conv1"].values())
+
+
+def exchanged(step: Callable[[], object], net: AlexNet, place: Place) -> tuple[Callable[[], None], float]:
+    """A function that repeats what ranks exchange in a step, on tensors of those sizes, and the bytes that it sends."""
+    sizes: list[tuple[Towers, str, torch.Size, torch.dtype]] = []
+
+    def noted(towers: Towers, name: str) -> Callable:
+        method = getattr(towers, name)
+
+        def note(value):
+            like = value if isinstance(value, torch.Tensor) else value[0]
+            sizes.append((towers, name, like.shape, like.dtype))
+            return method(value)
+
+        return note
+
+    towers = {id(one): one for one in (place.layout.towers, place.layout.dense)}.values()
+    names = ("all_gather", "reduce_scatter")
+    for one in towers:
+        one.__dict__.update({name: noted(one, name) for name in names})
+    step()
+    for one in towers:
+        for name in names:
+            del one.__dict__[name]
+    calls = []
+    for one, name, shape, dtype in sizes:
+        value = torch.zeros(shape, dtype=dtype, device=place.device)
+        calls.append((getattr(one, name), value if name == "all_gather" else [value] * one.size))
+    # What DistributedDataParallel sums: parameters that several ranks hold alike
+    group = place.layout.dense.group if place.layout.convolves_its_own else place.layout.replicas.group
+    alike = [p for name, p in net.named_parameters() if not (place.layout.convolves_its_own and name.startswith("fc"))]
+    gradients = torch.zeros(sum(p.numel() for p in alike) if group else 0, device=place.device)
+
+    def again() -> None:
+        for call, value in calls:
+            call(value)
+        if group:
+            dist.all_reduce(gradients, group=group)
+
+    before = [one.sent for one in towers]
+    again()
+    members = dist.get_world_size(group) if group else 1
+    summed = 2 * (members - 1) / members * gradients.nbytes
+    return again, sum(one.sent - so_far for one, so_far in zip(towers, before, strict=True)) + summed
+
+
+def normalisation(net: AlexNet, images: torch.Tensor) -> Callable[[], None]:
+    """Both normalisations of a step, forwards and backwards, and nothing else."""
+    here = 2 // net.layout.towers.size
+    inputs = [
+        torch.rand(len(images), layer.out_channels, side, side, device=images.device, requires_grad=True)
+        for layer, side in ((net.conv1, 55), (net.conv2, 27))
+    ]
+
+    def step() -> None:
+        for x in inputs:
+            b = local_response_norm(x, here)
+            torch.autograd.grad(b, x, b.detach())
+
+    return step
+
+
+def summary(
+    stages: dict[str, Timed],
+    also: dict[str, Timed],
+    found: dict[str, Limit],
+    flops: dict[str, float],
+    sent: float,
+    dataset: Dataset,
+    on_gpu: bool,
+    place: Place,
+) -> dict:
+    """The report's figures: stages with their limits, ratios, prediction, verdict.
+
+    Args: also: see `alternatives`; flops, sent: see `net_stages`; on_gpu: whether pictures are decoded on the device.
     """
-    if rates["model"] <= rates["pipeline"]:
-        return "model"
-    times = [1 / rates[stage] for stage in ("read", "decode", "pipeline")]
-    added = dict(zip(("read", "decode", "pipeline"), np.diff([0, *times]), strict=True))
-    return max(added, key=added.get)
+    rates = {name: one.median for name, one in stages.items()}
+    others = {name: one.median for name, one in also.items()}
+    normalising = stages.pop("normalisation")
+    shared_cores = place.device_id is None
+    told = verdict.judge(rates, others, shared_cores, place.threads * place.world)
+    decoder = "nvImageCodec" if on_gpu and not shared_cores else "libjpeg-turbo"
+    # For each stage, its limit and how much of the limit's unit a picture takes
+    works = {
+        "read": ("storage", picture_bytes(dataset)),
+        **{stage: (decoder, 1) for stage in ("decode", "patch", "pipeline", "eval")},
+        "copy": ("host to device", CROP_BYTES),
+        "feed": ("memory", FED_BYTES),
+        "exchange": ("between ranks", sent),
+        **{stage: ("matmul", flop) for stage, flop in flops.items()},
+    }
+
+    def row(name: str, one: Timed) -> dict:
+        limit, work = works.get(name, (None, None))
+        most = found[limit].rate / work if limit else told["predicted_img_per_s"]
+        return {
+            "name": name,
+            "img_per_s": one.median,
+            **one.spread,
+            "per_device": one.devices,
+            "limit": limit or "predicted",
+            "limit_img_per_s": most,
+            "of_limit": one.median / most,
+            "cpu_use": one.cpu,
+            "gpu_use": one.gpu,
+            "memory_peak_bytes": one.memory,
+        }
+
+    raw = found["libjpeg-turbo"]
+    ratios = {
+        "decode / raw libjpeg-turbo": (rates["decode"], raw.rate),
+        "pipeline / raw libjpeg-turbo": (rates["pipeline"], raw.rate),
+        "read / cat": (rates["read"], found["storage"].rate / picture_bytes(dataset)),
+        "train / min(pipeline, model)": (rates["train"], min(rates["pipeline"], rates["model"])),
+        "train / predicted": (rates["train"], told["predicted_img_per_s"]),
+        "model FLOP/s / matmul FLOP/s": (rates["model"] * flops["model"], found["matmul"].rate),
+        "LRN tax": (1 / rates["normalisation"], 1 / rates["model"]),
+        "CPU-seconds of 1,000 pictures / raw": (
+            1000 * stages["pipeline"].cpu / rates["pipeline"],
+            1000 * raw.cpu,
+        ),
+    }
+    if "256-shards" in others:
+        ratios["256-shards / originals"] = (others["256-shards"], rates["pipeline"])
+    if "every rank decodes all" in others:
+        # Each of the ranks made the whole batch, so of what they made together a part is of use
+        twice = others["every rank decodes all"]
+        ratios["split decode / decoding twice"] = (rates["pipeline"], twice)
+    return {
+        "limits": {name: limit._asdict() for name, limit in found.items()},
+        "stages": [row(name, one) for name, one in stages.items()],
+        "alternatives": [{"name": name, "img_per_s": one.median, **one.spread} for name, one in also.items()],
+        "normalisation_img_per_s": normalising.median,
+        "flop_per_picture": flops["model"],
+        "ratios": {
+            name: {"ratio": over / under, "over": over, "under": under} for name, (over, under) in ratios.items()
+        },
+        **told,
+    }
 
 
 def picture_bytes(dataset: Dataset) -> int:
     """Mean bytes a picture takes in the train split's tars."""
     split = dataset.split("train")
-    return sum(shard.bytes for shard in split.shards) // split.samples
+    return split.bytes // split.samples
 
 
 def machine(place: Place) -> dict:
@@ -194,12 +423,53 @@ def machine(place: Place) -> dict:
     return described
 
 
-def show(report: dict) -> None:
-    """The table for people."""
+def compare(first: Path, second: Path) -> str:
+    """Two runs' JSON files side by side: each stage's rates, their ratio, and whether they differ by more than noise.
+    Raises InputError for a file that is none of ours."""
+    one, two = (read_report(path) for path in (first, second))
+    lines = [f"A: {first}: {one['data']['name']}", f"B: {second}: {two['data']['name']}"]
+    differing = [
+        f"{key}: {one.get(key)} in A, {two.get(key)} in B"
+        for key in ("machine", "data", "batch_size", "width", "cold", "decoding")
+        if one.get(key) != two.get(key)
+    ]
+    lines += differing or ["The same machine, data and settings."]
+    lines.append(f"{'img/s':<18}{'A':>10}{'B':>10}{'B / A':>8}  beyond the spread")
+    for row in verdict.compared(one["stages"], two["stages"]):
+        rates = f"{row['a']:>10,.0f}{row['b']:>10,.0f}{row['ratio']:>8.2f}"
+        lines.append(f"{row['name']:<18}{rates}  {'yes' if row['differs'] else 'no'}")
+    lines.append(f"Bound by: {one['bottleneck']} in A, {two['bottleneck']} in B")
+    return "\n".join(lines)
+
+
+def read_report(path: Path) -> dict:
+    """A run's JSON. Raises InputError when it is none, or of a schema that this version does not know."""
+    remedy = "give the file that `throughput-bench --json` wrote"
+    try:
+        report = json.loads(path.read_text())
+        schema = report["schema"]
+        if schema == SCHEMA:
+            verdict.compared(report["stages"], report["stages"])
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no run's figures ({error!r}): {remedy}") from None
+    if schema != SCHEMA:
+        raise InputError(f"{path} is of schema {schema}, and this version's is {SCHEMA}: measure again")
+    return report
+
+
+def table(report: dict) -> str:
+    """The figures for people."""
     where = report["machine"]
     kind = where.get("gpu", where["cpu"])
-    print(f"{kind}, {where['cores']} cores, {where['memory_gib']} GiB; {report['data']['name']}")
-    print(f"{'stage':<10}{'img/s':>10}{'p10':>10}{'p90':>10}")
+    lines = [
+        f"{kind}, {where['cores']} cores, {where['memory_gib']} GiB; {report['data']['name']}",
+        f"{'img/s':<18}{'median':>10}{'p10':>10}{'p90':>10}{'of limit':>10}  {'limit':<16}{'CPUs':>6}{'GiB':>6}",
+    ]
     for stage in report["stages"]:
-        print(f"{stage['name']:<10}{stage['img_per_s']:>10.0f}{stage['p10']:>10.0f}{stage['p90']:>10.0f}")
-    print(f"Bound by: {report['bottleneck']}")
+        rates = "".join(f"{stage[key]:>10,.0f}" for key in ("img_per_s", "p10", "p90"))
+        used = f"{stage['cpu_use']:>6.1f}{stage['memory_peak_bytes'] / 2**30:>6.1f}"
+        lines.append(f"{stage['name']:<18}{rates}{stage['of_limit']:>10.0%}  {stage['limit']:<16}{used}")
+    lines += [f"{name:<38}{about['ratio']:>8.2f}" for name, about in report["ratios"].items()]
+    return "\n".join([*lines, f"Bound by: {report['bottleneck']}", report["verdict"]])

@@ -40,6 +40,7 @@ class Towers:
     def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """The sum of the rows' cross-entropies, nats, from this process's columns of N x classes logits; rows labelled
         `ignore` count nothing. Three numbers a row are exchanged, and no logits."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if self.group is None:
             return F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
         return _CrossEntropy.apply(logits, labels, ignore, self)

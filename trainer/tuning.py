@@ -10,15 +10,17 @@ from pipeline.loader import Loader
 from pipeline.settings import Settings, place_of, tune, write_tuned
 from pipeline.stats import Stats
 from shards.manifest import Dataset
+from shards.remote import Remote
 from trainer.launch import Place
 
 
-def tune_rank(place: Place, data: Path, batch_size: int, chosen: dict, seconds: float) -> None:
+def tune_rank(place: Place, data: Path | Remote, batch_size: int, chosen: dict, seconds: float) -> None:
     """One rank's part: all ranks read at once, and what they make together decides.
 
     Args: chosen: settings that are given, which are where the search begins; seconds: of one trial.
     """
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     say: Callable = (lambda text: print(text, flush=True)) if place.rank == 0 else (lambda text: None)
 
     def rate(trial: Settings) -> float:

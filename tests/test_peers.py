@@ -1,0 +1,84 @@
+"""Other loaders beside ours: the same work is checked, and whoever is not there or does other work has no figure."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from trainer import peers
+from trainer.peers import OURS, PEERS, Peer, Round
+
+
+@pytest.fixture(scope="module")
+def pictures(data, tmp_path_factory):
+    return peers.pictures_of(data, tmp_path_factory.mktemp("peers"))
+
+
+def short(pictures, *rivals):
+    return {one["name"]: one for one in peers.compare(pictures, 16, 0.05, 1, rivals)}
+
+
+# Loaders that go wrong, each in its way; at the top level, for they go to another process
+
+
+def brighter(pictures, batch, workers):
+    return (images.clamp(max=245) + 10 for images in peers.ours(pictures, batch, workers))
+
+
+def floats(pictures, batch, workers):
+    return (images.float() for images in peers.ours(pictures, batch, workers))
+
+
+def crash(pictures, batch, workers):
+    os._exit(7)
+
+
+def test_each_loader_that_is_installed_does_the_same_work(pictures):
+    told = short(pictures, *(peer for peer in PEERS if peer.package in ("torch", "webdataset")))
+    assert next(iter(told)) == OURS.name and told[OURS.name]["ratio"] == 1
+    for name in ("torch DataLoader + Pillow", "webdataset + Pillow", "webdataset + simplejpeg"):
+        assert told[name]["img_per_s"] > 0 and told[name]["version"], told[name]
+        assert told[name]["ratio"] == pytest.approx(told[OURS.name]["img_per_s"] / told[name]["img_per_s"])
+
+
+def test_whoever_is_missing_crashes_or_does_other_work_has_a_reason_and_no_figure(pictures):
+    told = short(
+        pictures,
+        Peer("missing", "none", ("no_such_module",), crash),
+        Peer("crashing", "none", (), crash),
+        Peer("brighter", "none", (), brighter),
+        Peer("floats", "none", (), floats),
+    )
+    assert told["missing"] == {
+        "name": "missing",
+        "absent": "no_such_module cannot be imported: No module named 'no_such_module'",
+    }
+    assert told["crashing"]["absent"] == "its process ended with 7"
+    assert told["brighter"]["absent"].startswith("does other work: the mean of its pixels is")
+    assert "and should be N x 224 x 224 x 3 uint8" in told["floats"]["absent"]
+    assert peers.table(list(told.values())).count("absent: ") == 4
+
+
+def test_levels_are_each_colours_mean_and_spread_in_either_layout():
+    rng = np.random.default_rng(0)
+    batch = torch.from_numpy(rng.integers(0, 256, (4, 224, 224, 3), np.uint8))
+    mean, spread = peers.levels([batch[:2], batch[2:].movedim(-1, 1)])
+    assert np.allclose(mean, batch.numpy().mean((0, 1, 2))) and np.allclose(spread, batch.numpy().std((0, 1, 2)))
+
+
+def test_a_difference_beyond_the_tolerance_is_told():
+    own = Round(1.0, np.array([100.0, 100, 100]), np.array([60.0, 60, 60]))
+    assert peers.differing(own, own) is None
+    assert "the spread of its pixels" in peers.differing(own._replace(spread=np.array([60.0, 60, 63])), own)
+
+
+@pytest.mark.long
+def test_the_command_lists_every_peer_by_name(data, tmp_path, run_cli):
+    out = tmp_path / "bench.json"
+    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.05, "--device", "cpu", "--json", out, "--peers"]
+    told = run_cli("throughput-bench", "--data", data, *words).stdout
+    listed = json.loads(out.read_text())["peers"]
+    assert [one["name"] for one in listed] == [OURS.name, *(peer.name for peer in PEERS)]
+    assert all(("img_per_s" in one) != ("absent" in one) and one["name"] in told for one in listed)

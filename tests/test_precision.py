@@ -1,0 +1,86 @@
+"""A step in fewer bits, and a compiled one, against the plain step."""
+
+import pytest
+import torch
+
+from shards.errors import InputError
+from trainer import checkpoint
+from trainer.alexnet import AlexNet
+from trainer.loop import train_step
+from trainer.precision import Precision, compiled
+from trainer.recipe import PaperSGD
+from trainer.towers import whole
+
+CPU = torch.device("cpu")
+
+
+def steps(precision, build=lambda net: net, count=2):
+    """Losses and the change of each parameter over some updates of a narrow net."""
+    net = AlexNet(10, width=0.1)
+    net.initialise(seed=1)
+    before = {name: value.clone() for name, value in net.canonical_state().items()}
+    optimiser, data = PaperSGD(net.parameters(), lr=0.01), torch.Generator().manual_seed(2)
+    images, labels = 50 * torch.randn(8, 3, 224, 224, generator=data), torch.arange(8)
+    trained, rng = build(net), torch.Generator()
+    losses = [
+        train_step(trained, whole(), optimiser, images, labels, rng, 5, step, precision).item() for step in range(count)
+    ]
+    assert all(value.dtype == torch.float32 for value in net.canonical_state().values())
+    return losses, {name: value - before[name] for name, value in net.canonical_state().items()}
+
+
+@pytest.mark.parametrize("name, tolerance", [("bf16", 0.05), ("fp16", 0.02)])
+def test_half_precisions_take_nearly_the_same_steps(name, tolerance):
+    losses, moved = steps(Precision("fp32", CPU))
+    half = Precision(name, CPU)
+    half_losses, half_moved = steps(half)
+    assert half_losses == pytest.approx(losses, rel=tolerance) and half_losses != losses
+    for key, value in moved.items():
+        assert (half_moved[key] - value).norm() < 10 * tolerance * value.norm(), key
+    assert half.scaler.is_enabled() == (name == "fp16")
+
+
+def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale():
+    precision = Precision("fp16", CPU)
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = PaperSGD([weight], lr=0.1)
+    before = precision.scaler.get_scale()
+    precision.update(weight.sum() * float("inf"), optimiser)
+    assert torch.equal(weight.detach(), torch.ones(3)) and precision.scaler.get_scale() == before / 2
+    optimiser.zero_grad()
+    precision.update(weight.sum(), optimiser)
+    assert weight[0].item() == pytest.approx(1 - 0.1 * (1 + 0.0005))
+
+
+def test_the_scale_is_in_the_checkpoint(tmp_path):
+    precision = Precision("fp16", CPU)
+    weight = torch.nn.Parameter(torch.ones(3))
+    precision.update(weight.sum() * float("inf"), PaperSGD([weight], lr=0.1))
+    net = AlexNet(2, width=0.05)
+    net.initialise(seed=0)
+    optimiser = PaperSGD(net.parameters(), lr=0.1)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    writer = checkpoint.Writer(tmp_path, writes=True, keep=1)
+    writer.save(1, net, optimiser, {"config": {}, "errors": [], "precision": precision.state()})
+    writer.wait()
+    other = Precision("fp16", CPU)
+    other.load(checkpoint.load(checkpoint.all_of(tmp_path)[0])["precision"])
+    assert other.state() == precision.state()
+
+
+@pytest.mark.long
+def test_a_compiled_step_is_the_plain_one():
+    losses, moved = steps(Precision("fp32", CPU))
+    compiled_losses, compiled_moved = steps(Precision("fp32", CPU), lambda net: compiled(net, splits=False))
+    assert compiled_losses == pytest.approx(losses, rel=2e-3)
+    for key, value in moved.items():
+        assert (compiled_moved[key] - value).norm() < 0.01 * value.norm(), key
+
+
+def test_what_cannot_be_done_is_said():
+    with pytest.raises(InputError, match="--precision tf32 is a CUDA device's"):
+        Precision("tf32", CPU)
+    with pytest.raises(InputError, match="--compile cannot trace layers that are split"):
+        compiled(AlexNet(2, width=0.05), splits=True)

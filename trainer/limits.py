@@ -1,0 +1,153 @@
+"""What the machine can do at most, measured beside the stages: storage, libjpeg-turbo, matrix products, memory, link.
+
+Each is measured with all ranks at it at once, and in a way that does nothing else: no loader, no net.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from nvidia import nvimgcodec
+
+from trainer.launch import Place
+from trainer.raw import decoders
+from trainer.timing import gathered, timed
+
+PICTURES = 512  # that libjpeg-turbo decodes over and over
+BLOCK = 2**20  # bytes of one read
+MOST_READ = 2**30  # bytes of shards that are read to find the storage's rate
+COPIED = 2**26  # bytes of a copy: beyond the caches
+DECODED = 64  # pictures that nvImageCodec is given at once
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
+
+
+class Limit(NamedTuple):
+    """`rate` of `unit`s a second, all ranks together; `what` was measured; `cpu`: CPU-seconds of one, where told."""
+
+    rate: float
+    unit: str
+    what: str
+    cpu: float | None = None
+
+
+def storage(tars: list[Path], cold: bool, seconds: float, place: Place) -> Limit:
+    """Reading the shards, as many threads as cores, into a buffer that is thrown away: `cat`'s work."""
+    read, total = [], 0
+    for tar in tars[place.rank :: place.world] or tars:
+        if total < MOST_READ:
+            read.append(tar)
+            total += tar.stat().st_size
+
+    with ThreadPoolExecutor(place.threads) as pool:
+
+        def step() -> None:
+            if cold:
+                drop(read)
+            list(pool.map(_cat, read))
+
+        found = timed(step, total, seconds, place)
+    return Limit(found.median, "bytes", f"reading the shards, {'cold' if cold else 'warm'}")
+
+
+def _cat(path: Path) -> None:
+    buffer = bytearray(BLOCK)
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def drop(paths: list[Path]) -> None:
+    """Has the kernel forget what it keeps of these files, unless a process has them mapped."""
+    for path in paths:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())  # what is not written yet would stay
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def decode(jpegs: list[bytes], seconds: float, place: Place) -> Limit:
+    """libjpeg-turbo alone, a process a core."""
+    with decoders(jpegs, place.threads) as run:
+        place.meet()  # all begin together
+        done = gathered(run(seconds), place)
+    rate = sum(one.rate for one in done)
+    cpu = sum(one.cpu * one.rate for one in done) / rate
+    what = f"libjpeg-turbo decoding from memory, {place.threads * place.world} processes"
+    return Limit(rate, "pictures", what, cpu)
+
+
+def gpu_decode(jpegs: list[bytes], seconds: float, place: Place) -> Limit | None:
+    """nvImageCodec alone, with the GPU's hardware decoder where it has one; None without a GPU."""
+    if place.device_id is None:
+        return None
+    decoder = nvimgcodec.Decoder(device_id=place.device_id, max_num_cpu_threads=place.threads)
+    streams = [nvimgcodec.CodeStream(jpeg) for jpeg in jpegs]
+    batches = [streams[begin : begin + DECODED] for begin in range(0, len(streams), DECODED)]
+
+    def step() -> None:
+        for batch in batches:
+            decoder.decode(batch)
+
+    found = timed(step, len(jpegs), seconds, place)
+    return Limit(found.median, "pictures", "nvImageCodec decoding on the GPU, from memory")
+
+
+def matmul(dtype: torch.dtype, seconds: float, place: Place) -> Limit:
+    """Matrix products, a multiply and an add counted as two."""
+    side = SIDE[place.device.type]
+    a, b = (torch.randn(side, side, device=place.device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    found = timed(lambda: torch.mm(a, b, out=product), 2 * side**3, seconds, place)
+    return Limit(found.median, "FLOP", f"{side} x {side} matrix products in {str(dtype).removeprefix('torch.')}")
+
+
+def memory(seconds: float, place: Place) -> Limit:
+    """Copies within the device's memory; bytes read and bytes written both count."""
+    source = torch.zeros(COPIED, dtype=torch.uint8, device=place.device)
+    target = torch.ones_like(source)
+    found = timed(lambda: target.copy_(source), 2 * COPIED, seconds, place)
+    return Limit(found.median, "bytes", f"copies in the {place.device.type.upper()}'s memory, read and written")
+
+
+def host_to_device(seconds: float, place: Place) -> Limit | None:
+    """Pinned memory to a GPU; None without one."""
+    if place.device_id is None:
+        return None
+    source = torch.zeros(COPIED, dtype=torch.uint8).pin_memory()
+    target = torch.empty_like(source, device=place.device)
+    found = timed(lambda: target.copy_(source, non_blocking=True), COPIED, seconds, place)
+    return Limit(found.median, "bytes", "pinned memory to the GPU")
+
+
+def between_ranks(seconds: float, place: Place) -> Limit | None:
+    """All-gathers among all ranks; what each rank sends counts, (world - 1) times its part. None for one rank."""
+    if place.world == 1:
+        return None
+    own = torch.zeros(COPIED // place.world, dtype=torch.uint8, device=place.device)
+    every = [torch.empty_like(own) for _ in range(place.world)]
+    found = timed(lambda: dist.all_gather(every, own), (place.world - 1) * own.nbytes, seconds, place)
+    return Limit(found.median, "bytes", f"all-gathers among {place.world} ranks")
+
+
+def measured(
+    jpegs: list[bytes], tars: list[Path], cold: bool, dtype: torch.dtype, seconds: float, place: Place
+) -> dict[str, Limit]:
+    """Every limit that there is here, by its name.
+
+    Args: jpegs: to decode; tars: to read; cold: dropped from the page cache before each reading; dtype: of the
+    products; seconds: of each limit.
+    """
+    found: dict[str, Callable[[], Limit | None]] = {
+        "storage": lambda: storage(tars, cold, seconds, place),
+        "libjpeg-turbo": lambda: decode(jpegs, seconds, place),
+        "nvImageCodec": lambda: gpu_decode(jpegs, seconds, place),
+        "matmul": lambda: matmul(dtype, seconds, place),
+        "memory": lambda: memory(seconds, place),
+        "host to device": lambda: host_to_device(seconds, place),
+        "between ranks": lambda: between_ranks(seconds, place),
+    }
+    limits = {name: measure() for name, measure in found.items()}
+    return {name: limit for name, limit in limits.items() if limit is not None}

@@ -1,0 +1,50 @@
+"""The numbers that a step computes with; weights, velocity and the normalisation's inside stay float32 in all of them.
+
+fp32 is the default, and exact on a GPU too. tf32 lets a GPU's matrix products read 10 bits of mantissa (CUDA alone).
+bf16 and fp16 run convolutions and dense layers in half the bytes under torch.autocast; fp16's gradients are scaled, so
+that small ones do not vanish, and a step whose gradients overflowed is left out.
+"""
+
+import torch
+from torch import nn
+
+from shards.errors import InputError
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+
+class Precision:
+    """Args: name: one of PRECISIONS. Raises: InputError for tf32 where there is no CUDA device."""
+
+    def __init__(self, name: str, device: torch.device):
+        if name == "tf32" and device.type != "cuda":
+            raise InputError("--precision tf32 is a CUDA device's: choose fp32 or bf16")
+        self.device, self.dtype = device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+        if device.type == "cuda":
+            # torch's own default lets cuDNN take tf32 for convolutions
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def context(self) -> torch.autocast:
+        """In it the net is run forwards, and the loss computed."""
+        return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None)
+
+    def update(self, loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """Backwards, and the optimiser's step."""
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimiser)
+        self.scaler.update()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps of it: nothing but in fp16."""
+        return self.scaler.state_dict()
+
+    def load(self, state: dict) -> None:
+        self.scaler.load_state_dict(state)
+
+
+def compiled(trained: nn.Module, splits: bool) -> nn.Module:
+    """`trained` by torch.compile. Raises InputError where layers are split over processes, which it cannot trace."""
+    if splits:
+        raise InputError("--compile cannot trace layers that are split over devices: --gpus 1, or --parallel data")
+    return torch.compile(trained)

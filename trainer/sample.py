@@ -1,0 +1,46 @@
+"""Pictures of a data set taken out of it, laid down anew, and read over and over: what a measurement works on."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.loader import Batch, Loader
+from shards.manifest import Dataset
+from shards.writer import write_dataset
+
+EPOCH = 12_800  # pictures of an epoch here, at least: ImageNet's beginnings of epochs are a hundred times rarer still
+
+
+def stream(dataset: Dataset, **options) -> Iterator[Batch]:
+    """Training batches without end; `options` are `Loader`'s. A small set is read several times over within an epoch,
+    or the epochs' beginnings would count for more than they do in ImageNet."""
+    split = dataset.split("train")
+    longer = replace(split, shards=split.shards * -(-EPOCH // split.samples))
+    loader = Loader(replace(dataset, splits={"train": longer}), "train", "train", **options)
+    epoch = 0
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+def jpegs(dataset: Dataset, most: int | None = None) -> list[bytes]:
+    """The first pictures of the train split, as they are stored; all, unless told how many."""
+    loader = Loader(dataset, "train", "read", batch_size=1, threads=1)
+    places = ((shard, sample) for shard, lines in enumerate(loader.entries) for sample in range(len(lines)))
+    return [loader.jpeg(*where) for where in itertools.islice(places, most)]
+
+
+def laid_down(
+    pictures: list[bytes], folder: Path, stored: int | None, processes: int, size: int | None = None
+) -> Dataset:
+    """Pictures as files, `folder`/images/train/CLASS/NUMBER.jpg, and as shards, `folder`/shards.
+
+    Args: stored: the side of the squares that they are, or None; size: that of the squares to make of them.
+    """
+    for number, jpeg in enumerate(pictures):
+        path = folder / "images" / "train" / str(number % 2) / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg)
+    dataset = write_dataset(folder / "images", folder / "shards", size=size, processes=processes)
+    return replace(dataset, size=size or stored)

@@ -1,0 +1,111 @@
+"""`throughput-bench --scaling`: how the speed grows with threads and ranks, and changes with batch and pictures.
+
+threads   the training pipeline, one rank
+ranks     a whole step on resident data, the same global batch over so many ranks
+batch     the same on one rank, other batches
+pictures  the training pipeline, one rank with all threads, pictures stored at other sizes
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from pipeline.stats import Stats
+from shards.manifest import Dataset
+from shards.workers import cores
+from trainer.launch import Place, launch
+from trainer.limits import PICTURES
+from trainer.sample import jpegs, laid_down, stream
+from trainer.steps import Steps
+from trainer.timing import Timed, timed
+
+SIZES = (256, 384, 512)  # at which pictures are stored
+MOST_RANKS = 8
+
+
+def scale(data: Path, folder: Path, batch_size: int, width: float, seconds: float, device: str) -> list[dict]:
+    """{"axis", "what", "points": [{"x", "img_per_s", "p10", "p90"}, ...]} for each axis.
+
+    Args: folder: for what is laid down meanwhile; seconds: of each point.
+    """
+    told = folder / "scaling.json"
+    launch(_alone, 1, device, data, folder / "scaling", told, batch_size, width, seconds)
+    axes = json.loads(told.read_text())
+    most = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else cores()
+    points = []
+    for ranks in powers(min(most, MOST_RANKS)):
+        if batch_size % ranks == 0:
+            launch(_together, ranks, device, told, batch_size, len(Dataset.load(data).classes), width, seconds)
+            points.append({"x": ranks, **json.loads(told.read_text())})
+    axes.insert(1, {"axis": "ranks", "what": f"a step of {batch_size} pictures, shared", "points": points})
+    return axes
+
+
+def powers(most: int) -> list[int]:
+    """1, 2, 4, ... up to `most`."""
+    return [2**power for power in range(most.bit_length())]
+
+
+def _told(found: Timed) -> dict:
+    return {"img_per_s": found.median, **found.spread}
+
+
+def _alone(place: Place, data: Path, folder: Path, told: Path, batch_size: int, width: float, seconds: float) -> None:
+    dataset, stats = Dataset.load(data), Stats.load(data)
+    shared = {"stats": stats, "batch_size": batch_size, **place.loading}
+
+    def pipeline(of: Dataset, x: int | str, **changed) -> dict:
+        options = {**shared, **changed}
+        batch = min(batch_size, of.split("train").samples)
+        step = stream(of, **{**options, "batch_size": batch}).__next__
+        return {"x": x, **_told(timed(step, batch, seconds, place))}
+
+    threads = sorted({*powers(place.threads), place.threads})
+    sample = jpegs(dataset, PICTURES)
+    sets = {str(size): laid_down(sample, folder / str(size), None, place.threads, size=size) for size in SIZES}
+    if dataset.size is None:
+        sets["originals"] = dataset
+    batches = [batch for batch in (batch_size // 4, batch_size // 2, batch_size) if batch]
+    axes = [
+        {
+            "axis": "threads",
+            "what": "the training pipeline, one rank",
+            "points": [pipeline(dataset, count, threads=count) for count in threads],
+        },
+        {
+            "axis": "batch",
+            "what": "a step on resident data, one rank",
+            "points": [{"x": batch, **_step(place, batch, len(dataset.classes), width, seconds)} for batch in batches],
+        },
+        {
+            "axis": "pictures",
+            "what": "the training pipeline, pictures stored at other sizes",
+            "points": [pipeline(of, name) for name, of in sets.items()],
+        },
+    ]
+    told.write_text(json.dumps(axes))
+
+
+def _together(place: Place, told: Path, batch_size: int, classes: int, width: float, seconds: float) -> None:
+    found = _step(place, batch_size, classes, width, seconds)
+    if place.rank == 0:
+        told.write_text(json.dumps(found))
+
+
+def _step(place: Place, batch_size: int, classes: int, width: float, seconds: float) -> dict:
+    """A whole step of a global batch on resident data."""
+    steps = Steps(place, classes, width)
+    here = batch_size * place.layout.towers.size // place.world
+    images = torch.randn(here, 3, 224, 224, device=place.device)
+    labels = torch.randint(classes, (here,), device=place.device)
+    return _told(timed(lambda: steps.update(images, labels), batch_size // place.world, seconds, place))
+
+
+def table(axes: list[dict]) -> str:
+    """For people."""
+    lines = []
+    for axis in axes:
+        points = ", ".join(f"{point['x']}: {point['img_per_s']:,.0f}" for point in axis["points"])
+        lines.append(f"img/s by {axis['axis']} ({axis['what']}): {points}")
+    return "\n".join(lines)

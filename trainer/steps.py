@@ -1,0 +1,45 @@
+"""A net as a run trains it, and the parts of its step on batches that are at hand: what a measurement repeats."""
+
+import torch
+
+from trainer.alexnet import AlexNet
+from trainer.launch import Place
+from trainer.loop import train_step
+from trainer.precision import Precision
+from trainer.recipe import PaperSGD
+from trainer.towers import replicate
+
+
+class Still(PaperSGD):
+    """Takes the gradients and leaves the weights."""
+
+    def step(self, closure=None):
+        return None
+
+
+class Steps:
+    """This place's part of a net with fresh weights. All ranks must call alike."""
+
+    def __init__(self, place: Place, classes: int, width: float):
+        self.layout, self.net = place.layout, AlexNet(classes, width, layout=place.layout)
+        self.net.initialise(seed=0)
+        self.net.to(place.device)
+        self.trained = replicate(self.net, place.layout)
+        self.precision, self.rng = Precision("fp32", place.device), torch.Generator(place.device)
+        self.optimiser, self.still = (kind(self.net.parameters(), lr=0.01) for kind in (PaperSGD, Still))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The logits, in training."""
+        with self.precision.context():
+            return self.net(images, self.rng)
+
+    def gradients(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """A step without its update."""
+        self._step(self.still, images, labels)
+
+    def update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """A whole step."""
+        self._step(self.optimiser, images, labels)
+
+    def _step(self, optimiser: PaperSGD, images: torch.Tensor, labels: torch.Tensor) -> None:
+        train_step(self.trained, self.layout, optimiser, images, labels, self.rng, 0, 0, self.precision)
