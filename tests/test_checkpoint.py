@@ -146,3 +146,12 @@ def test_a_full_disk_leaves_the_one_before_intact(trained, small_disk):
             writer.save(step := step + 1, *trained, STATE)
     assert checkpoint.read(checkpoint.newest(small_disk, print))["step"] == step - 2
     assert not list(small_disk.glob(".*"))
+
+
+def test_before_any_update_velocities_are_nought(tmp_path):
+    net = AlexNet(2, width=0.05)
+    net.initialise(seed=1)
+    writer = checkpoint.Writer(tmp_path, writes=True, keep=1)
+    writer.save(1, net, PaperSGD(net.parameters(), lr=0.01), STATE)
+    writer.wait()
+    assert not any(value.any() for value in checkpoint.read(checkpoint.all_of(tmp_path)[0])["velocity"].values())

@@ -64,7 +64,10 @@ class Writer:
         """
         self.wait()
         for name, parameter in net.named_parameters():
-            for kind, tensor in (("parameters", parameter), ("velocity", optimiser.state[parameter]["velocity"])):
+            velocity = optimiser.state[parameter].get("velocity")
+            if velocity is None:  # fp16's first updates can all have been left out
+                velocity = torch.zeros_like(parameter)
+            for kind, tensor in (("parameters", parameter), ("velocity", velocity)):
                 whole = net.holders(name).gather(tensor.detach())
                 if self.writes:
                     # The update goes on in these very tensors, so a copy is what is written
