@@ -6,6 +6,7 @@ import torch
 from shards.errors import InputError
 from trainer import checkpoint
 from trainer.alexnet import AlexNet
+from trainer.launch import launch
 from trainer.loop import train_step
 from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
@@ -50,6 +51,21 @@ def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale():
     optimiser.zero_grad()
     precision.update(weight.sum(), optimiser)
     assert weight[0].item() == pytest.approx(1 - 0.1 * (1 + 0.0005))
+
+
+def overflow_in_one(place, out):
+    """Rank 1's part of a layer overflows, rank 0's does not."""
+    precision = Precision("fp16", place.device, place.world)
+    weight = torch.nn.Parameter(torch.ones(3))
+    precision.update(weight.sum() * (float("inf") if place.rank == 1 else 1.0), PaperSGD([weight], lr=0.1))
+    torch.save([weight.detach(), precision.scaler.get_scale()], out / str(place.rank))
+
+
+def test_an_overflow_in_one_tower_leaves_the_step_out_in_both(tmp_path):
+    launch(overflow_in_one, 2, "cpu", tmp_path)
+    for rank in range(2):
+        weight, scale = torch.load(tmp_path / str(rank))
+        assert torch.equal(weight, torch.ones(3)) and scale == Precision("fp16", CPU).scaler.get_scale() / 2
 
 
 def test_the_scale_is_in_the_checkpoint(tmp_path):

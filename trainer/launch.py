@@ -7,20 +7,24 @@ exchange over gloo; with them over NCCL.
 
 import ctypes
 import gc
-import logging
 import os
 import signal
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipeline.feed import Feed, to_device
 from pipeline.loader import Batch, Loader
@@ -30,6 +34,7 @@ from trainer.stopping import SIGNALS, Stopped
 from trainer.towers import DenseTowers, Layout, Replicas, Towers, whole
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+GRACE = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ def launch(work: Callable, gpus: int | None, device: str, *args, parallel: str =
     kind = choose_device(device, here, quiet=int(os.environ.get("RANK", 0)) > 0)
     if by_torchrun:
         local_rank, rank = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"])
-        _work_at(local_rank, here, rank, gpus, kind, parallel, "env://", work, args)
+        # record: torchrun tells at last which rank failed first, and of what
+        record(_work_at)(local_rank, here, rank, gpus, kind, parallel, "env://", work, args)
     elif gpus == 1:
         work(_place(0, 1, 0, 1, kind, whole()), *args)
     else:
@@ -205,42 +211,68 @@ def leave_group() -> None:
     gc.collect()
 
 
-def _rank_main(rank, world: int, kind: str, parallel: str, store: str, complaints, work: Callable, args: tuple) -> None:
-    def work_or_complain(place: Place, *args) -> None:
+def _rank_main(rank, world: int, kind: str, parallel: str, store: str, words, work: Callable, args: tuple) -> None:
+    def speaking(call: Callable, *args) -> None:
         try:
-            work(place, *args)
-        except InputError as error:
-            # Before the group is left, which the other ranks will fail over
-            complaints.put(error)
-            raise
+            call(*args)
         except Stopped as stopped:
-            complaints.put(stopped)
+            words.put(stopped)
+        except InputError as error:
+            words.put(error)
+            raise SystemExit(1) from None
+        except Exception:
+            words.put(RuntimeError(f"rank {rank} of {world} failed:\n{traceback.format_exc()}"))
+            raise SystemExit(1) from None
 
-    _work_at(rank, world, rank, world, kind, parallel, store, work_or_complain, args)
+    # The inner one speaks before the group is left, which the other ranks fail over: so the cause comes first
+    speaking(_work_at, rank, world, rank, world, kind, parallel, store, partial(speaking, work), args)
 
 
 def _start(work: Callable, world: int, kind: str, parallel: str, args: tuple) -> None:
-    complaints = mp.get_context("spawn").SimpleQueue()
+    words = mp.get_context("spawn").SimpleQueue()
     # A file is the meeting place: no port to choose, and none to be taken by another
     with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
         store = (Path(folder) / "store").as_uri()
-        # It tells of each process that it ends because another failed; what failed is told below
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-        arguments = (world, kind, parallel, store, complaints, work, args)
+        arguments = (world, kind, parallel, store, words, work, args)
         ranks = mp.start_processes(_rank_main, arguments, nprocs=world, join=False, daemon=True)
-        try:
-            with _forwarding(ranks.pids()):
-                while not ranks.join():
-                    pass
-        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
-            if complaints.empty():
-                killed = getattr(error, "signal_name", None)
-                if killed is None:
-                    raise
-                text = f"rank {error.error_index} of {world} was ended by {killed}, and so all were"
-                raise InputError(text) from None
-        if not complaints.empty():
-            raise complaints.get() from None
+        with _forwarding(ranks.pids()):
+            failed, said = _wait(ranks.processes, words)
+    for rank, code in failed.items():
+        # A runtime that misses its peers aborts itself; any other signal is the end of the one whose fault it is
+        if code < 0 and code != -signal.SIGABRT:
+            raise InputError(f"rank {rank} of {world} was ended by {signal.Signals(-code).name}, and so all were")
+    for error in sorted(said, key=lambda word: isinstance(word, Stopped)):
+        raise error from None
+    for rank, code in failed.items():
+        raise RuntimeError(f"rank {rank} of {world} ended with exit code {code} and said nothing")
+
+
+def _wait(processes: list, words) -> tuple[dict[int, int], list[Exception]]:
+    """Waits until all ranks have ended; returns the exit codes of those that failed first, by rank, and what ranks had
+    to say, in order.
+
+    When one fails the others have GRACE seconds to fail over its absence and end by themselves, and are then killed: a
+    rank may be stuck in a call to its device, and takes SIGTERM for a request to finish its step.
+    """
+    said: list[Exception] = []
+    try:
+        while True:
+            running = [process.sentinel for process in processes if process.is_alive()]
+            failed = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
+            while not words.empty():
+                said.append(words.get())
+            # One that fails may be stuck itself, as it leaves the group
+            if failed or not running or not all(isinstance(word, Stopped) for word in said):
+                break
+            wait_for_any(running, timeout=1.0)
+        deadline = time.monotonic() + GRACE
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    return failed, said
 
 
 @contextmanager

@@ -185,7 +185,7 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
     net.to(place.device)
     optimiser = optimiser_of(config["recipe"], net, config["lr"])
     step = 0
-    precision = Precision(config["precision"], place.device)
+    precision = Precision(config["precision"], place.device, place.world)
     errors = {}  # validation top-1 error by step
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest(place.world))

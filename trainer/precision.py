@@ -7,6 +7,7 @@ that small ones do not vanish, and a step whose gradients overflowed is left out
 
 import torch
 from torch import nn
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from shards.errors import InputError
 
@@ -14,16 +15,18 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 class Precision:
-    """Args: name: one of PRECISIONS. Raises: InputError for tf32 where there is no CUDA device."""
+    """Args: name: one of PRECISIONS; world: how many processes make a step together, of which all leave it out when one
+    of them saw an overflow. Raises: InputError for tf32 where there is no CUDA device."""
 
-    def __init__(self, name: str, device: torch.device):
+    def __init__(self, name: str, device: torch.device, world: int = 1):
         if name == "tf32" and device.type != "cuda":
             raise InputError("--precision tf32 is a CUDA device's: choose fp32 or bf16")
         self.device, self.dtype = device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
         if device.type == "cuda":
             # torch's own default lets cuDNN take tf32 for convolutions
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        scaler = torch.amp.GradScaler if world == 1 else ShardedGradScaler
+        self.scaler = scaler(device.type, enabled=name == "fp16")
 
     def context(self) -> torch.autocast:
         """In it the net is run forwards, and the loss computed."""
