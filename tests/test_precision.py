@@ -6,6 +6,7 @@ import torch
 from shards.errors import InputError
 from trainer import checkpoint
 from trainer.alexnet import AlexNet
+from trainer.launch import launch
 from trainer.loop import train_step
 from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
@@ -73,7 +74,7 @@ def test_the_scale_is_in_the_checkpoint(tmp_path):
 @pytest.mark.long
 def test_a_compiled_step_is_the_plain_one():
     losses, moved = steps(Precision("fp32", CPU))
-    compiled_losses, compiled_moved = steps(Precision("fp32", CPU), lambda net: compiled(net, splits=False))
+    compiled_losses, compiled_moved = steps(Precision("fp32", CPU), lambda net: compiled(net, splits=False, device=CPU))
     assert compiled_losses == pytest.approx(losses, rel=2e-3)
     for key, value in moved.items():
         assert (compiled_moved[key] - value).norm() < 0.01 * value.norm(), key
@@ -83,4 +84,22 @@ def test_what_cannot_be_done_is_said():
     with pytest.raises(InputError, match="--precision tf32 is a CUDA device's"):
         Precision("tf32", CPU)
     with pytest.raises(InputError, match="--compile cannot trace layers that are split"):
-        compiled(AlexNet(2, width=0.05), splits=True)
+        compiled(AlexNet(2, width=0.05), splits=True, device=CPU)
+
+
+def overflow_in_one(place, folder):
+    precision = Precision("fp16", CPU, place.world)
+    weight = torch.nn.Parameter(torch.ones(3))
+    precision.update(weight.sum() * (float("inf") if place.rank else 1.0), PaperSGD([weight], lr=0.1))
+    (folder / f"{place.rank}").write_text(f"{weight.tolist()} {precision.scaler.get_scale()}")
+
+
+def test_processes_agree_on_leaving_a_step_out(tmp_path):
+    launch(overflow_in_one, 2, "cpu", tmp_path)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["[1.0, 1.0, 1.0] 32768.0"] * 2
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="there is no no-such-compiler"):
+        compiled(AlexNet(2, width=0.05), splits=False, device=CPU)

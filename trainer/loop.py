@@ -185,7 +185,7 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
     net.to(place.device)
     optimiser = optimiser_of(config["recipe"], net, config["lr"])
     step = 0
-    precision = Precision(config["precision"], place.device)
+    precision = Precision(config["precision"], place.device, place.world)
     errors = {}  # validation top-1 error by step
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest(place.world))
@@ -199,7 +199,7 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
             precision.load(state["precision"])
         trained = replicate(net, place.layout)
         if config["compile"]:
-            trained = compiled(trained, place.layout.dense.size > 1)
+            trained = compiled(trained, place.layout.dense.size > 1, place.device)
         journal = None
         if first:
             with atomic_write(out / "config.json") as file:

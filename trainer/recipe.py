@@ -17,6 +17,9 @@ class PaperSGD(torch.optim.Optimizer):
         self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0005
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "times": 1.0})
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["velocity"] = torch.zeros_like(weight)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -27,9 +30,6 @@ class PaperSGD(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            for weight in weights:
-                if "velocity" not in self.state[weight]:
-                    self.state[weight]["velocity"] = torch.zeros_like(weight)
             velocities = [self.state[weight]["velocity"] for weight in weights]
             if weights:
                 # SGD's fused kernel, which reads and writes each number once: v = momentum * v + (1 - dampening) *
