@@ -1,125 +1,313 @@
-"""The normalisation and the whole step beside torch's own, on batches that are there already, in one run.
+"""Speed of the normalisation beside torch's, and of a training step beside what the machine's matrix products allow.
 
-    LRN     forward and backward on its two layers' shapes: torch.nn.functional's, ours by TorchScript, ours by
-            torch.compile; and whether TorchScript's fuser took part
-    step    ours; with torch.nn.functional's LRN in it ("plain"); without any (the LRN's tax); compiled
+The normalisation, forward and backward, on the shapes of the paper's two layers in both memory formats:
 
-Contestants take turns; a ratio is of medians.
+    torch       F.local_response_norm
+    TorchScript ours as it is by default
+    compiled    ours under torch.compile
+
+A step, forward, backward and update of the whole net on a batch that stays where it is:
+
+    plain       eager as one writes it: F.local_response_norm, torch.optim.SGD, contiguous memory, glibc as it comes
+    reusing     the same, with freed memory kept as `trainer.launch` has it
+    ours        as `train` runs it
+    no LRN      the same without normalisation: over it, the normalisation's tax
+    compiled    `train --compile`
+    bf16        `train --precision bf16`
+
+Contestants take turns: in a round each runs once, and each round begins with another one; a ratio is of one round.
+Steps run in a process of their own each, for memory is kept by process, and measure the products' speed as they go.
 """
 
+import functools
 import json
-import statistics
+import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shards.files import atomic_write
-from trainer import alexnet, lrn
-from trainer.alexnet import AlexNet, Variant
-from trainer.launch import launch
+from shards.workers import cores
+from trainer import alexnet, launch
 from trainer.loop import train_step
-from trainer.precision import Precision
+from trainer.lrn import local_response_norm
+from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
 from trainer.throughput import machine
 from trainer.towers import whole
 
-SHAPES = {"conv1's": (96, 55, 55), "conv2's": (256, 27, 27)}
+BATCH = 128
+SHAPES = {"96 x 55 x 55": (96, 55, 55), "256 x 27 x 27": (256, 27, 27)}
+FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+STEPS = ("plain", "reusing", "ours", "no LRN", "compiled", "bf16")
+# Each layer's forward pass as a matrix product: pictures x positions, numbers that an output reads, outputs, groups
+PRODUCTS = {
+    "conv1": (55 * 55, 3 * 11 * 11, 96, 1),
+    "conv2": (27 * 27, 48 * 5 * 5, 128, 2),
+    "conv3": (13 * 13, 256 * 3 * 3, 384, 1),
+    "conv4": (13 * 13, 192 * 3 * 3, 192, 2),
+    "conv5": (13 * 13, 192 * 3 * 3, 128, 2),
+    "fc6": (1, 256 * 6 * 6, 4096, 1),
+    "fc7": (1, 4096, 4096, 1),
+    "fc8": (1, 4096, 1000, 1),
+}
+MACS = {name: positions * reads * outputs * groups for name, (positions, reads, outputs, groups) in PRODUCTS.items()}
+# Of an image's training step: backwards two products a layer, but for the first layer, whose input needs no gradient
+OPERATIONS = 2 * (3 * sum(MACS.values()) - MACS["conv1"])
+# Ratio, its operands (the one over the other), to reach, then to try for
+RATIOS = {
+    "ours / plain": ("ours", "plain", 1.7, None),
+    "ours / reusing": ("ours", "reusing", None, None),
+    "ours / no LRN (the tax)": ("ours", "no LRN", None, None),
+    "compiled / ours": ("compiled", "ours", None, None),
+    "bf16 / ours": ("bf16", "ours", None, None),
+}
 
 
-def torchs(x: torch.Tensor, towers: int = 1, alpha: float = 1e-4) -> torch.Tensor:
-    by_tower = x.unflatten(1, (towers, -1)).flatten(0, 1)
-    return (
-        F.local_response_norm(by_tower, 5, alpha=5 * alpha, beta=0.75, k=2.0).unflatten(0, (-1, towers)).flatten(1, 2)
-    )
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
-def medians(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each; a round goes before that is not counted."""
-    times = {name: [] for name in contestants}
-    for number in range(rounds + 1):
-        for name, run in contestants.items():
-            began = time.perf_counter()
-            run()
-            if number:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+def in_turns(contestants: dict[str, Callable[[], float]], rounds: int, warm: int = 2) -> dict[str, list[float]]:
+    """What each contestant returns, a number a round."""
+    turns, values = list(contestants.items()), {name: [] for name in contestants}
+    for number in range(-warm, rounds):
+        first = number % len(turns)
+        for name, run in turns[first:] + turns[:first]:
+            value = run()
+            if number >= 0:
+                values[name].append(value)
+    return values
 
 
-def both_ways(norm: Callable, x: torch.Tensor, grad: torch.Tensor) -> Callable[[], None]:
-    def run() -> None:
-        torch.autograd.grad(norm(x, 2), x, grad)
-
-    return run
+def summary(values: list[float]) -> dict:
+    low, middle, high = np.percentile(values, (10, 50, 90))
+    return {"median": middle, "p10": low, "p90": high, "values": values}
 
 
-def fused() -> bool:
-    """Whether TorchScript's fuser made a kernel of what it last ran."""
-    lrn.local_response_norm(torch.rand(2, 96, 8, 8), 2)
-    return "prim::TensorExprGroup" in str(torch.jit.last_executed_optimized_graph())
+# ---- the normalisation
 
 
-def stepping(batch: int, variant: Variant, norm: Callable, compiled: bool = False) -> Callable[[], None]:
-    net = AlexNet(1000, variant=variant)
+def normalisers() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    ours = functools.partial(local_response_norm, towers=2)
+    return {
+        "torch": lambda x: F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0),
+        "TorchScript": ours,
+        "compiled": torch.compile(ours, dynamic=False),
+    }
+
+
+def measure_normalisation(device: torch.device, rounds: int) -> dict:
+    found = {}
+    for shape_name, shape in SHAPES.items():
+        for format_name, memory_format in FORMATS.items():
+            torch.compiler.reset()
+            x, grad = (torch.randn(BATCH, *shape, device=device).to(memory_format=memory_format) for _ in range(2))
+            x = x.relu_().requires_grad_()
+            runs = {name: functools.partial(one_pass, normalise, x, grad) for name, normalise in normalisers().items()}
+            kept = {name: kept_tensors(normalise, x) for name, normalise in normalisers().items()}
+            values = in_turns(runs, rounds)
+            found[f"{shape_name}, {format_name}"] = {
+                "seconds": {name: summary(of) for name, of in values.items()},
+                "times_torch": {
+                    name: summary([a / b for a, b in zip(values["torch"], values[name], strict=True)])
+                    for name in ("TorchScript", "compiled")
+                },
+                "tensors_kept_for_the_backward": kept,
+                **gpu_figures(normalisers(), x, grad, values, device),
+            }
+    return found
+
+
+def one_pass(normalise: Callable, x: torch.Tensor, grad: torch.Tensor) -> float:
+    x.grad = None
+    return seconds(lambda: normalise(x).backward(grad), x.device)
+
+
+def kept_tensors(normalise: Callable, x: torch.Tensor) -> int:
+    """How many different tensors of the input's size autograd keeps."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t}) or t, lambda t: t):
+        normalise(x)
+    return sum(tensor.numel() >= x.numel() for tensor in kept.values())
+
+
+def gpu_figures(normalisers: dict, x: torch.Tensor, grad: torch.Tensor, values: dict, device: torch.device) -> dict:
+    """On a GPU: kernels launched, and the bytes of two passes forwards and three backwards over the measured bandwidth
+    of a copy, which is two passes."""
+    if device.type != "cuda":
+        return {}
+    launched = {}
+    for name, normalise in normalisers.items():
+        for _ in range(3):
+            normalise(x).backward(grad)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            normalise(x).backward(grad)
+            torch.cuda.synchronize()
+        launched[name] = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    copy = np.median([seconds(lambda: grad.clone(), device) for _ in range(20)])
+    share = {name: 2.5 * copy / np.median(of) for name, of in values.items()}
+    return {"kernels_launched": launched, "share_of_copy_bandwidth": share}
+
+
+def fuser(device: torch.device) -> dict:
+    """Whether TorchScript's own fuser has made one kernel of several operations."""
+    x = torch.randn(2, 96, 8, 8, device=device, requires_grad=True)
+    for _ in range(3):
+        local_response_norm(x, 2).sum().backward()
+    graph = str(torch.jit.last_executed_optimized_graph())
+    return {
+        "fused": "prim::TensorExprGroup" in graph,
+        "can_fuse_on_cpu": torch._C._jit_can_fuse_on_cpu(),
+        "llvm": torch._C._llvm_enabled(),
+    }
+
+
+# ---- a step
+
+
+def products_rate(device: torch.device) -> float:
+    """Floating-point operations a second of the net's products as plain matrix products of float32, all layers at once
+    as a step takes them."""
+    operations, took = 0, 0.0
+    for positions, reads, outputs, groups in PRODUCTS.values():
+        a, b = torch.randn(BATCH * positions, reads, device=device), torch.randn(reads, outputs, device=device)
+        out = a @ b
+        took += min(seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(3)) * groups  # noqa: B023
+        operations += 2 * BATCH * positions * reads * outputs * groups
+    return operations / took
+
+
+class PlainFirst(torch.nn.Conv2d):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.pad(images, (0, 3, 0, 3)))
+
+
+def step_of(contestant: str, device: torch.device) -> Callable[[], object]:
+    """One training step, again and again on the same batch."""
+    variant = alexnet.VARIANTS["paper"]._replace(norm=contestant != "no LRN")
+    net = alexnet.AlexNet(variant=variant)
     net.initialise(seed=0)
-    optimiser, precision, rng = (
-        PaperSGD(net.parameters(), 0.01),
-        Precision("fp32", torch.device("cpu")),
-        torch.Generator(),
-    )
-    trained = torch.compile(net) if compiled else net
-    images, labels = 50 * torch.randn(batch, 3, 224, 224), torch.randint(1000, (batch,))
-    images = images.contiguous(memory_format=torch.channels_last)
+    images, labels = torch.randn(BATCH, 3, 224, 224) * 50, torch.randint(1000, (BATCH,))
+    if contestant in ("plain", "reusing"):
+        alexnet.local_response_norm = lambda x, *_, **__: F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
+        first = PlainFirst(3, 96, 11, 4)
+        first.load_state_dict(net.conv1.state_dict())
+        net.conv1 = first
+        net.to(device)
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    else:
+        net.to(device)
+        # As the feed makes them
+        images = images.to(memory_format=torch.channels_last)
+        optimiser = PaperSGD(net.parameters(), lr=0.01)
+    images, labels = images.to(device), labels.to(device)
+    trained = compiled(net, splits=False, device=device) if contestant == "compiled" else net
+    precision = Precision("bf16" if contestant == "bf16" else "fp32", device)
+    layout, rng = whole(), torch.Generator(device)
+    return lambda: train_step(trained, layout, optimiser, images, labels, rng, 0, 0, precision)
 
-    def run() -> None:
-        alexnet.local_response_norm = norm
-        train_step(trained, whole(), optimiser, images, labels, rng, 0, 0, precision)
 
-    return run
+def one_step(contestant: str, device: torch.device, steps: int) -> dict:
+    """Images a second, and the products' operations a second before and after."""
+    torch.set_num_threads(cores())
+    if contestant != "plain" and device.type == "cpu":
+        launch.reuse_memory()
+    step = step_of(contestant, device)
+    for _ in range(3):
+        step()
+    before = products_rate(device)
+    took = seconds(lambda: [step() for _ in range(steps)], device)
+    after = products_rate(device)
+    return {"img_per_s": BATCH * steps / took, "products": (before + after) / 2}
 
 
-def measure(place, batch: int, rounds: int, told: Path | None, command: str) -> None:
-    report = {"schema": 1, "command": command, "machine": machine(place), "batch_size": batch, "lrn": {}}
-    report["torchscript_fused"] = fused()
-    for name, shape in SHAPES.items():
-        x, grad = torch.rand(batch, *shape, requires_grad=True), torch.rand(batch, *shape)
-        norms = {"torch's": torchs, "TorchScript": lrn.local_response_norm}
-        norms["compiled"] = torch.compile(lrn.local_response_norm)
-        report["lrn"][name] = medians({one: both_ways(norm, x, grad) for one, norm in norms.items()}, rounds)
-    paper = alexnet.VARIANTS["paper"]
-    seconds = medians(
-        {
-            "ours": stepping(batch, paper, lrn.local_response_norm),
-            "plain": stepping(batch, paper, torchs),
-            "without LRN": stepping(batch, paper._replace(norm=False), lrn.local_response_norm),
-            "compiled": stepping(batch, paper, lrn.local_response_norm, compiled=True),
-        },
-        rounds,
-    )
-    report["step"] = {name: batch / value for name, value in seconds.items()}
-    for name, times in report["lrn"].items():
-        ratios = ", ".join(
-            f"{one} {1e3 * t:.0f} ms ({times['torch' + chr(39) + 's'] / t:.2f})" for one, t in times.items()
-        )
-        print(f"LRN on {name} shape, batch {batch}: {ratios}")
-    print("step: " + ", ".join(f"{name} {rate:.1f} img/s" for name, rate in report["step"].items()))
-    print(f"TorchScript's fuser took part: {report['torchscript_fused']}")
-    if told:
-        with atomic_write(told) as file:
-            file.write(json.dumps(report, indent=1).encode() + b"\n")
+def measure_steps(device: str, rounds: int, steps: int) -> dict:
+    rates, products = {}, {}
+
+    def run(contestant: str) -> float:
+        command = [sys.executable, __file__, "--one", contestant, "--steps", str(steps), "--device", device]
+        told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        products.setdefault(contestant, []).append(told["products"])
+        return told["img_per_s"]
+
+    rates = in_turns({name: functools.partial(run, name) for name in STEPS}, rounds, warm=0)
+    # The machine's speed changes by the hour, so a step is held against the products beside it
+    share = {
+        name: summary([OPERATIONS * rate / flops for rate, flops in zip(rates[name], products[name], strict=True)])
+        for name in STEPS
+    }
+    ratios = {
+        name: summary([a / b for a, b in zip(rates[over], rates[under], strict=True)])
+        for name, (over, under, *_) in RATIOS.items()
+    }
+    return {
+        "img_per_s": {name: summary(of) for name, of in rates.items()},
+        "products_gflops": {name: summary([value / 1e9 for value in of]) for name, of in products.items()},
+        "share_of_the_products_rate": share,
+        "ratios": ratios,
+    }
+
+
+def show(report: dict) -> None:
+    for layer, found in report["normalisation"].items():
+        print(f"{layer}: tensors kept {found['tensors_kept_for_the_backward']}")
+        for name, told in found["seconds"].items():
+            times = found["times_torch"].get(name, {"median": 1.0})["median"]
+            goal = {"TorchScript": "to reach 3", "compiled": "to reach 8"}.get(name, "")
+            print(f"  {name:<14}{1e3 * told['median']:>8.0f} ms{times:>8.2f} x torch  {goal}")
+        for figure in ("kernels_launched", "share_of_copy_bandwidth"):
+            if figure in found:
+                print(f"  {figure}: {found[figure]}")
+    print(f"TorchScript's fuser: {report['fuser']}")
+    steps = report["step"]
+    print(f"step, batch {BATCH}: {'img/s':>14}{'of what the products allow':>30}")
+    for name, told in steps["img_per_s"].items():
+        share = steps["share_of_the_products_rate"][name]["median"]
+        print(f"  {name:<24}{told['median']:>9.1f}{share:>20.2f}{'  to reach 0.45, then 0.6' * (name == 'ours')}")
+    for name, told in steps["ratios"].items():
+        goal = RATIOS[name][2]
+        print(f"  {name:<24}{told['median']:>9.2f}{f'  to reach {goal}' if goal else ''}")
 
 
 @click.command()
-@click.option("--batch-size", default=128, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
+@click.option("--steps", default=3, show_default=True, help="Of each contestant in each round.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
-def main(batch_size: int, rounds: int, json_path: Path | None) -> None:
-    launch(measure, 1, "cpu", batch_size, rounds, json_path, " ".join(["python", *sys.argv]))
+@click.option("--one", type=click.Choice(STEPS), hidden=True, help="A contestant's turn, told as JSON.")
+def main(rounds: int, steps: int, device: str, json_path: Path | None, one: str | None) -> None:
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
+    if one:
+        print(json.dumps(one_step(one, where, steps)))
+        return
+    place = launch.Place(where, 0, 1, whole(), cores())
+    report = {"schema": 1, "command": " ".join(["python", *sys.argv]), "machine": machine(place), "batch_size": BATCH}
+    report["step"] = measure_steps(device, rounds, steps)
+    # After the steps, whose processes must not find the memory kept here
+    torch.set_num_threads(cores())
+    if device == "cpu":
+        launch.reuse_memory()
+    report["normalisation"], report["fuser"] = measure_normalisation(where, rounds), fuser(where)
+    show(report)
+    if json_path:
+        with atomic_write(json_path) as file:
+            file.write(json.dumps(report, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

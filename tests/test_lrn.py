@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from trainer import lrn
 from trainer.lrn import local_response_norm
 
 
@@ -71,3 +72,37 @@ def test_one_tensor_is_kept_for_the_backward():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
         local_response_norm(a, 2)
     assert kept == [a.data_ptr()]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_format_stays(memory_format):
+    a = torch.randn(2, 8, 5, 5).to(memory_format=memory_format).requires_grad_()
+    b = local_response_norm(a, 2)
+    b.backward(torch.ones_like(b))
+    assert b.is_contiguous(memory_format=memory_format) and a.grad.is_contiguous(memory_format=memory_format)
+
+
+def test_blocks_of_pictures_are_the_batch(monkeypatch):
+    a = torch.randn(5, 8, 3, 3, requires_grad=True)
+    whole = local_response_norm(a, 2)
+    (of_whole,) = torch.autograd.grad(whole.square().sum(), a)
+    monkeypatch.setattr(lrn, "BLOCK", 2 * 8 * 3 * 3)  # two, two and one
+    in_blocks = local_response_norm(a, 2)
+    assert torch.equal(in_blocks, whole)
+    assert torch.equal(torch.autograd.grad(in_blocks.square().sum(), a)[0], of_whole)
+
+
+def test_no_picture_is_none():
+    assert local_response_norm(torch.empty(0, 8, 3, 3)).shape == (0, 8, 3, 3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_compiled_is_the_same(dtype, tolerance):
+    a = (torch.randn(2, 8, 5, 5) * 50).to(dtype).requires_grad_()
+    results = []
+    for normalise in (local_response_norm, torch.compile(local_response_norm)):
+        b = normalise(a, 2, alpha=0.01)
+        results.append((b.detach(), *torch.autograd.grad(b.square().sum(), a)))
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=tolerance, atol=tolerance)

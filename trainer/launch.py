@@ -169,11 +169,11 @@ def _place(local_rank: int, here: int, rank: int, world: int, kind: str, layout:
     threads = max(1, len(os.sched_getaffinity(0)) // here)
     torch.set_num_threads(threads)
     if kind == "cpu":
-        _reuse_memory()
+        reuse_memory()
     return Place(device, rank, world, layout, threads)
 
 
-def _reuse_memory() -> None:
+def reuse_memory() -> None:
     """Lets glibc keep what is freed for what is allocated next. By default it maps each large tensor anew, and the
     page faults of a step's 7 GB were half of the step on a virtual machine (docs/speed.md)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none

@@ -199,7 +199,7 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
             precision.load(state["precision"])
         trained = replicate(net, place.layout)
         if config["compile"]:
-            trained = compiled(trained, place.layout.dense.size > 1)
+            trained = compiled(trained, place.layout.dense.size > 1, place.device)
         journal = None
         if first:
             with atomic_write(out / "config.json") as file:

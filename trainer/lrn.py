@@ -104,7 +104,7 @@ def _block(x: Tensor) -> int:
     """How many pictures go through at a time."""
     if torch.compiler.is_compiling() or x.is_cuda:
         return len(x)
-    return max(1, BLOCK * len(x) // x.numel()) if len(x) else 1
+    return max(1, BLOCK * len(x) // x.numel()) if x.numel() else 1
 
 
 def local_response_norm(

@@ -5,9 +5,12 @@ bf16 and fp16 run convolutions and dense layers in half the bytes under torch.au
 that small ones do not vanish, and a step whose gradients overflowed is left out.
 """
 
+import os
+import shutil
+
 import torch
 from torch import nn
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.utils._triton import has_triton
 
 from shards.errors import InputError
 
@@ -15,8 +18,10 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 class Precision:
-    """Args: name: one of PRECISIONS; world: how many processes make a step together, of which all leave it out when one
-    of them saw an overflow. Raises: InputError for tf32 where there is no CUDA device."""
+    """Args: name: one of PRECISIONS; world: how many processes train. One whose gradients overflow has all of them
+    leave the step out, for each may hold another part of the net.
+    Raises: InputError for tf32 where there is no CUDA device.
+    """
 
     def __init__(self, name: str, device: torch.device, world: int = 1):
         if name == "tf32" and device.type != "cuda":
@@ -25,7 +30,7 @@ class Precision:
         if device.type == "cuda":
             # torch's own default lets cuDNN take tf32 for convolutions
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-        scaler = torch.amp.GradScaler if world == 1 else ShardedGradScaler
+        scaler = _common_scaler() if name == "fp16" and world > 1 else torch.amp.GradScaler
         self.scaler = scaler(device.type, enabled=name == "fp16")
 
     def context(self) -> torch.autocast:
@@ -46,8 +51,24 @@ class Precision:
         self.scaler.load_state_dict(state)
 
 
-def compiled(trained: nn.Module, splits: bool) -> nn.Module:
-    """`trained` by torch.compile. Raises InputError where layers are split over processes, which it cannot trace."""
+def _common_scaler() -> type[torch.amp.GradScaler]:
+    """One whose processes tell each other of an overflow."""
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # a second to import
+
+    return ShardedGradScaler
+
+
+def compiled(trained: nn.Module, splits: bool, device: torch.device) -> nn.Module:
+    """`trained` by torch.compile. Raises InputError where layers are split over processes, which it cannot trace, and
+    where the compiler that it needs is missing."""
     if splits:
         raise InputError("--compile cannot trace layers that are split over devices: --gpus 1, or --parallel data")
-    return torch.compile(trained)
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise InputError(f"--compile needs a C++ compiler, and there is no {compiler}: install it, or set CXX")
+        # Else it takes channels-last memory, in which the normalisation's window is three times as slow
+        return torch.compile(trained, dynamic=False, options={"layout_optimization": False})
+    if not has_triton():
+        raise InputError("--compile needs Triton on a GPU, and it is not there: pip install triton")
+    return torch.compile(trained, dynamic=False)
