@@ -95,7 +95,7 @@ def test_torchrun_starts_killed_workers_again_and_they_resume(data, tmp_path, ru
     resumed = re.search(r"Resumed after step (\d+) of 30", told)
     assert resumed and int(resumed[1]) >= 8, told
     seen, unbroken = (
-        [(line["step"], line["loss"]) for line in metrics.read(run)] for run in (out, tmp_path / "unbroken")
+        [(line["step"], line["loss"]) for line in metrics.read(run, "train")] for run in (out, tmp_path / "unbroken")
     )
     assert seen == unbroken
 
