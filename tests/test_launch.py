@@ -93,7 +93,8 @@ def test_torchrun_starts_killed_workers_again_and_they_resume(data, tmp_path, ru
     told, _ = agent.communicate(timeout=240)
     assert agent.returncode == 0, told
     resumed = re.search(r"Resumed after step (\d+) of 30", told)
-    assert resumed and int(resumed[1]) >= 8, told
+    # The checkpoint of step 8 may have been on its way to the disk
+    assert resumed and int(resumed[1]) >= 4, told
     seen, unbroken = (
         [(line["step"], line["loss"]) for line in metrics.read(run, "train")] for run in (out, tmp_path / "unbroken")
     )
