@@ -300,7 +300,7 @@ def test_the_clock_tells_waiting_from_working(monkeypatch):
     def slow():
         for _ in range(4):
             now[0] += 3.0
-            yield None
+            yield "batch"
 
     clock = metrics.Clock(torch.device("cpu"))
     for _ in clock.waiting(slow()):
