@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -161,8 +162,9 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
         raise InputError(f"{out} holds checkpoints of a run but not its config.json: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
+        # A nameless one: processes of several machines may be trying the same folder
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
 
