@@ -22,6 +22,16 @@ PARALLEL = click.option(
     show_default=True,
     help="Devices hold a tower each, the whole net each, or all convolutions and a share of the dense layers.",
 )
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of a step.",
+)
+COMPILE = click.option(
+    "--compile", is_flag=True, help="Have torch.compile fuse the step.  [default: TorchScript, the LRN alone]"
+)
 DEVICE = click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
@@ -346,16 +356,8 @@ def info(data, as_json):
     "--pool", type=click.Choice(["3/2", "2/2"]), default="3/2", show_default=True, help="Pooling: width/distance."
 )
 @click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Of a step.",
-)
-@click.option(
-    "--compile", is_flag=True, help="Have torch.compile fuse the step.  [default: TorchScript, the LRN alone]"
-)
+@PRECISION
+@COMPILE
 @click.option(
     "--mean",
     type=click.Choice(["image", "channel"]),
@@ -461,7 +463,10 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
     help="Write them as a page of HTML there.",
 )
 @click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
+@PRECISION
+@COMPILE
 @GPUS
+@PARALLEL
 @DEVICE
 @decoding
 def throughput_bench(compare, **options):

@@ -1,7 +1,8 @@
-"""Writes README's figures, between its two markers, from benchmarks/results/*.json: measured, not typed.
+"""Writes the figures of README.md and docs/speed.md, between two markers, from benchmarks/results/*.json: measured, not
+typed.
 
-python benchmarks/readme.py          writes README.md anew
-python benchmarks/readme.py --check  fails where it is not what would be written
+python benchmarks/readme.py          writes both anew
+python benchmarks/readme.py --check  fails where one is not what would be written
 """
 
 import json
@@ -14,7 +15,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 BEGIN = "<!-- Figures from benchmarks/results, written by benchmarks/readme.py: do not edit. -->"
 END = "<!-- End of the figures. -->"
-TRAINED = {"originals": "originals", "at-256-quarter-width": "at 256, a quarter of the kernels"}
+TRAINED = {
+    "originals": "originals",
+    "at-256": "at 256",
+    "at-256-two-towers": "at 256, two processes",
+    "at-256-quarter-width": "at 256, a quarter of the kernels",
+}
+PEERS = {"originals": "originals", "at-256": "at 256"}
 
 
 def read(name: str) -> dict:
@@ -31,10 +38,21 @@ def training() -> str:
     }
     stages = {head: {stage["name"]: stage for stage in report["stages"]} for head, report in reports.items()}
     where = next(iter(reports.values()))["machine"]
-    rows = [
-        [name, *(f"{of[name]['img_per_s']:,.0f} ({of[name]['of_limit']:.0%})" for of in stages.values())]
-        for name in next(iter(stages.values()))
-    ]
+
+    def cell(stage: dict | None) -> str:
+        return f"{stage['img_per_s']:,.0f} ({stage['of_limit']:.0%})" if stage else ""
+
+    # Two processes have a stage that one has not
+    names = max(stages.values(), key=len)
+    rows = [[name, *(cell(of.get(name)) for of in stages.values())] for name in names]
+    ratios = {
+        "LRN tax": "LRN tax",
+        "resume: first 100 steps / steady state": "a resumed run's first 100 steps / steady",
+    }
+    ratios["two devices / one at equal global batch"] = "two processes / one at the same batch"
+    for name, told in ratios.items():
+        found = (report["ratios"].get(name) for report in reports.values())
+        rows.append([told, *(f"{ratio['ratio']:.2f}" if ratio else "" for ratio in found)])
     rows.append(["bound by", *(report["bottleneck"] for report in reports.values())])
     rows.append(["90 epochs of ImageNet, hours", *(f"{report['paper_hours']:,.0f}" for report in reports.values())])
     commands = "; ".join(f"`{report['command']}`" for report in reports.values())
@@ -87,26 +105,62 @@ def sharding() -> str:
     return told + table(["", *(f"to {name}" for name in places)], rows)
 
 
-def figures() -> str:
-    return "\n\n".join(part() for part in (training, data_path, layouts, sharding))
+def peers() -> str:
+    reports = {head: read(f"peers-{name}") for name, head in PEERS.items()}
+    names = [peer["name"] for peer in next(iter(reports.values()))["peers"]]
+    found = {head: {peer["name"]: peer for peer in report["peers"]} for head, report in reports.items()}
+
+    def cell(peer: dict) -> str:
+        return "absent" if "absent" in peer else f"{peer['img_per_s']:,.0f} ({peer['ratio']:.2f})"
+
+    rows = [[name, *(cell(of[name]) for of in found.values())] for name in names]
+    return (
+        "**Other loaders** on the same pictures, transform, batch and cores, in turns, img/s, medians of three rounds\n"
+        "(ours / theirs in brackets); the pixels that they make are held against ours (`--peers`).\n\n"
+        + table(["loader", *reports], rows)
+    )
 
 
-def written(readme: str) -> str:
-    """README with its figures as they are measured. Raises ValueError where a marker is missing."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{figures()}\n\n{END}{rest.split(END)[1]}"
+def step() -> str:
+    found = read("step")
+    rates, shares, ratios = (found["step"][key] for key in ("img_per_s", "share_of_the_products_rate", "ratios"))
+    rows = [[name, f"{of['median']:.1f}", f"{shares[name]['median']:.2f}"] for name, of in rates.items()]
+    told = "; ".join(f"{name} {of['median']:.2f}" for name, of in ratios.items())
+    layers = {
+        f"{layer}: {name}": [f"{1e3 * one['seconds'][name]['median']:.0f}", f"{of['median']:.1f}"]
+        for layer, one in found["normalisation"].items()
+        for name, of in one["times_torch"].items()
+    }
+    return (
+        f"**A step**, batch {found['batch_size']}, one process (`benchmarks/step.py`; its head says what each is):\n\n"
+        + table(["", "img/s", "of what the products allow"], rows)
+        + f"\n\nRatios, each within a round: {told}.\n\n"
+        + table(
+            ["normalisation, forwards and backwards", "ms", "times as fast as F.local_response_norm"],
+            [[name, *cells] for name, cells in layers.items()],
+        )
+    )
+
+
+PLACES = {"README.md": (training, peers, data_path, layouts, sharding), "docs/speed.md": (step,)}
+
+
+def written(text: str, parts: tuple) -> str:
+    """A document with its figures as they are measured. Raises ValueError where a marker is missing."""
+    before, rest = text.split(BEGIN)
+    figures = "\n\n".join(part() for part in parts)
+    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{rest.split(END)[1]}"
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
 @click.option("--check", is_flag=True, help="Write nothing.")
 def main(check: bool) -> None:
-    path = PROJECT / "README.md"
-    readme = path.read_text()
-    if check:
-        if readme != written(readme):
-            sys.exit("README.md is not what benchmarks/results say: run `python benchmarks/readme.py`")
-    else:
-        path.write_text(written(readme))
+    for name, parts in PLACES.items():
+        text = (PROJECT / name).read_text()
+        if not check:
+            (PROJECT / name).write_text(written(text, parts))
+        elif text != written(text, parts):
+            sys.exit(f"{name} is not what benchmarks/results say: run `python benchmarks/readme.py`")
 
 
 if __name__ == "__main__":

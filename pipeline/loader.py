@@ -283,7 +283,7 @@ class Loader:
     def keys(self, epoch: int, batch: int) -> list[str]:
         """The pictures of a batch over all ranks, as their tar's name and their own."""
         rows = self.order(epoch)[batch].tolist()
-        return [f"{self.tars[shard].name}: {components(self.entries[shard][sample])[0][3]}" for shard, sample in rows]
+        return [f"{self.shards[shard].name}: {components(self.entries[shard][sample])[0][3]}" for shard, sample in rows]
 
     def jpeg(self, shard: int, sample: int) -> bytes:
         """A sample's picture as it is stored."""

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from shards.manifest import Dataset
 from trainer import peers
 from trainer.peers import OURS, PEERS, Peer, Round
 
 
 @pytest.fixture(scope="module")
 def pictures(data, tmp_path_factory):
-    return peers.pictures_of(data, tmp_path_factory.mktemp("peers"))
+    return peers.pictures_of(Dataset.load(data), tmp_path_factory.mktemp("peers"))
 
 
 def short(pictures, *rivals):

@@ -1,4 +1,4 @@
-"""README's figures are those of benchmarks/results."""
+"""The documents' figures are those of benchmarks/results."""
 
 import importlib.util
 from pathlib import Path
@@ -17,11 +17,14 @@ def script():
 
 
 def test_the_figures_are_as_measured_and_not_typed(script):
-    readme = (PROJECT / "README.md").read_text()
-    assert readme == script.written(readme), "run `python benchmarks/readme.py`"
-    assert "Typed by hand" not in script.written(readme.replace(script.BEGIN, script.BEGIN + "\n\nTyped by hand"))
+    for name, parts in script.PLACES.items():
+        text = (PROJECT / name).read_text()
+        assert text == script.written(text, parts), "run `python benchmarks/readme.py`"
+        assert "Typed by hand" not in script.written(
+            text.replace(script.BEGIN, script.BEGIN + "\n\nTyped by hand"), parts
+        )
 
 
 def test_a_missing_marker_is_an_error(script):
     with pytest.raises(ValueError):
-        script.written("no markers here")
+        script.written("no markers here", ())

@@ -109,6 +109,26 @@ def test_two_ranks_share_the_batches_of_one_and_fetch_nothing_twice(data, tmp_pa
     assert sorted(tars) == sorted(path.name for path in data.glob("train-*.tar"))
 
 
+@pytest.mark.long
+def test_throughput_bench_measures_a_set_at_a_url(data, tmp_path, serve, run_cli):
+    words = [
+        "--data",
+        serve(data).url,
+        "--cache",
+        tmp_path / "cache",
+        "--json",
+        tmp_path / "bench.json",
+        "--seconds",
+        0.1,
+    ]
+    run_cli("throughput-bench", *words, "--batch-size", 16, "--width", 0.05, "--device", "cpu", "--precision", "bf16")
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["limits"]["storage"]["what"].endswith("cache of a URL's") and report["precision"] == "bf16"
+    assert report["limits"]["matmul"]["what"].endswith("products in bf16")
+    cold = run_cli("throughput-bench", *words, "--cold", check=False)
+    assert cold.returncode == 1 and "leave it out with a URL" in cold.stderr
+
+
 def test_a_cache_smaller_than_the_set_stays_within_its_bounds(data, tmp_path, serve):
     server, limit = serve(data), 4 * LARGEST
     assert sum(path.stat().st_size for path in data.glob("train-*.tar")) > 2 * limit

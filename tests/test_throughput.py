@@ -33,7 +33,8 @@ def bench(data, tmp_path):
 
     def run(**changed):
         out = tmp_path / "bench.json"
-        options = {"batch_size": 16, "width": 0.05, "seconds": 0.2, "cold": False, "decoding": CHOSEN}
+        options = {"batch_size": 16, "width": 0.05, "precision": "fp32", "compile": False, "parallel": "towers"}
+        options |= {"seconds": 0.2, "cold": False, "decoding": CHOSEN}
         options |= {"with_peers": False, "with_scaling": False, "report_path": None, "tune": False}
         throughput.bench(data, out, gpus=1, device="cpu", **{**options, **changed})
         return json.loads(out.read_text())
@@ -131,7 +132,7 @@ def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_
     words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu", "--gpus", 2, "--cold"]
     told = run_cli("throughput-bench", "--data", data, "--json", out, *words).stdout
     report = json.loads(out.read_text())
-    assert report["schema"] == 2 and report["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert report["schema"] == 3 and report["machine"]["cores"] == len(os.sched_getaffinity(0))
     stages = {stage["name"]: stage for stage in report["stages"]}
     assert list(stages) == [
         *("read", "decode", "patch", "pipeline", "eval", "feed"),
@@ -226,7 +227,7 @@ def test_dropped_files_are_read_from_the_disk(tmp_path):
 
 def report_file(path, **rates):
     stages = [{"name": name, "img_per_s": rate, "p10": 0.9 * rate, "p90": 1.1 * rate} for name, rate in rates.items()]
-    report = {"schema": 2, "stages": stages, "bottleneck": "model", "data": {"name": path.stem}, "width": 1.0}
+    report = {"schema": 3, "stages": stages, "bottleneck": "model", "data": {"name": path.stem}, "width": 1.0}
     path.write_text(json.dumps(report))
     return path
 
@@ -243,8 +244,8 @@ def test_compare_tells_a_difference_from_noise(tmp_path, run_cli):
     "content, complaint",
     [
         ("{", "is no run's figures"),
-        ('{"schema": 1, "stages": []}', "is of schema 1, and this version's is 2: measure again"),
-        ('{"schema": 2, "stages": [{}]}', "is no run's figures"),
+        ('{"schema": 1, "stages": []}', "is of schema 1, and this version's is 3: measure again"),
+        ('{"schema": 3, "stages": [{}]}', "is no run's figures"),
     ],
 )
 def test_a_file_that_cannot_be_compared_is_named(tmp_path, content, complaint):

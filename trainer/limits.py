@@ -13,7 +13,9 @@ import torch
 import torch.distributed as dist
 from nvidia import nvimgcodec
 
+from shards.manifest import Dataset, Shard
 from trainer.launch import Place
+from trainer.precision import Precision
 from trainer.raw import decoders
 from trainer.timing import gathered, timed
 
@@ -34,30 +36,32 @@ class Limit(NamedTuple):
     cpu: float | None = None
 
 
-def storage(tars: list[Path], cold: bool, seconds: float, place: Place) -> Limit:
-    """Reading the shards, as many threads as cores, into a buffer that is thrown away: `cat`'s work."""
-    read, total = [], 0
-    for tar in tars[place.rank :: place.world] or tars:
+def storage(dataset: Dataset, cold: bool, seconds: float, place: Place) -> Limit:
+    """Reading the train split's shards, as many threads as cores, into a buffer that is thrown away: `cat`'s work."""
+    shards, read, total = dataset.split("train").shards, [], 0
+    for shard in shards[place.rank :: place.world] or shards:
         if total < MOST_READ:
-            read.append(tar)
-            total += tar.stat().st_size
+            read.append(shard)
+            total += shard.bytes
+
+    def cat(shard: Shard) -> None:
+        buffer = bytearray(BLOCK)
+        with dataset.open(shard) as file:
+            while file.readinto(buffer):
+                pass
 
     with ThreadPoolExecutor(place.threads) as pool:
 
         def step() -> None:
             if cold:
-                drop(read)
-            list(pool.map(_cat, read))
+                drop([dataset.root / shard.name for shard in read])
+            list(pool.map(cat, read))
 
         found = timed(step, total, seconds, place)
-    return Limit(found.median, "bytes", f"reading the shards, {'cold' if cold else 'warm'}")
-
-
-def _cat(path: Path) -> None:
-    buffer = bytearray(BLOCK)
-    with open(path, "rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass
+    where = "cold" if cold else "warm"
+    if dataset.remote:
+        where = f"from {dataset.where}" if dataset.remote.by_dali else "from the cache of a URL's"
+    return Limit(found.median, "bytes", f"reading the shards, {where}")
 
 
 def drop(paths: list[Path]) -> None:
@@ -95,13 +99,14 @@ def gpu_decode(jpegs: list[bytes], seconds: float, place: Place) -> Limit | None
     return Limit(found.median, "pictures", "nvImageCodec decoding on the GPU, from memory")
 
 
-def matmul(dtype: torch.dtype, seconds: float, place: Place) -> Limit:
-    """Matrix products, a multiply and an add counted as two."""
+def matmul(precision: str, seconds: float, place: Place) -> Limit:
+    """Matrix products, a multiply and an add counted as two; precision: see `trainer.precision`."""
+    dtype = Precision(precision, place.device).dtype or torch.float32
     side = SIDE[place.device.type]
     a, b = (torch.randn(side, side, device=place.device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
     found = timed(lambda: torch.mm(a, b, out=product), 2 * side**3, seconds, place)
-    return Limit(found.median, "FLOP", f"{side} x {side} matrix products in {str(dtype).removeprefix('torch.')}")
+    return Limit(found.median, "FLOP", f"{side} x {side} matrix products in {precision}")
 
 
 def memory(seconds: float, place: Place) -> Limit:
@@ -133,18 +138,18 @@ def between_ranks(seconds: float, place: Place) -> Limit | None:
 
 
 def measured(
-    jpegs: list[bytes], tars: list[Path], cold: bool, dtype: torch.dtype, seconds: float, place: Place
+    jpegs: list[bytes], dataset: Dataset, cold: bool, precision: str, seconds: float, place: Place
 ) -> dict[str, Limit]:
     """Every limit that there is here, by its name.
 
-    Args: jpegs: to decode; tars: to read; cold: dropped from the page cache before each reading; dtype: of the
+    Args: jpegs: to decode; dataset: to read; cold: dropped from the page cache before each reading; precision: of the
     products; seconds: of each limit.
     """
     found: dict[str, Callable[[], Limit | None]] = {
-        "storage": lambda: storage(tars, cold, seconds, place),
+        "storage": lambda: storage(dataset, cold, seconds, place),
         "libjpeg-turbo": lambda: decode(jpegs, seconds, place),
         "nvImageCodec": lambda: gpu_decode(jpegs, seconds, place),
-        "matmul": lambda: matmul(dtype, seconds, place),
+        "matmul": lambda: matmul(precision, seconds, place),
         "memory": lambda: memory(seconds, place),
         "host to device": lambda: host_to_device(seconds, place),
         "between ranks": lambda: between_ranks(seconds, place),

@@ -65,10 +65,10 @@ class Pictures(NamedTuple):
         return path
 
 
-def pictures_of(data: Path, folder: Path) -> Pictures:
+def pictures_of(dataset: Dataset, folder: Path) -> Pictures:
     """The first pictures of a data set, at most MOST of them, laid down in `folder`/peers."""
-    dataset = Dataset.load(data)
-    return Pictures(folder / "peers", data, laid_down(jpegs(dataset, MOST), folder / "peers", dataset.size, cores()))
+    laid = laid_down(jpegs(dataset, MOST), folder / "peers", dataset.size, cores())
+    return Pictures(folder / "peers", dataset.root, laid)
 
 
 def draw() -> tuple[int, int, bool]:

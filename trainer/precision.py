@@ -58,17 +58,23 @@ def _common_scaler() -> type[torch.amp.GradScaler]:
     return ShardedGradScaler
 
 
-def compiled(trained: nn.Module, splits: bool, device: torch.device) -> nn.Module:
-    """`trained` by torch.compile. Raises InputError where layers are split over processes, which it cannot trace, and
-    where the compiler that it needs is missing."""
+def check_compiler(splits: bool, device: torch.device) -> None:
+    """Raises InputError where torch.compile cannot do it: where layers are split over processes (`splits`), which it
+    cannot trace, or the compiler that it needs is missing."""
     if splits:
         raise InputError("--compile cannot trace layers that are split over devices: --gpus 1, or --parallel data")
     if device.type == "cpu":
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise InputError(f"--compile needs a C++ compiler, and there is no {compiler}: install it, or set CXX")
+    elif not has_triton():
+        raise InputError("--compile needs Triton on a GPU, and it is not there: pip install triton")
+
+
+def compiled(trained: nn.Module, splits: bool, device: torch.device) -> nn.Module:
+    """`trained` by torch.compile. Raises InputError as `check_compiler` does."""
+    check_compiler(splits, device)
+    if device.type == "cpu":
         # Else it takes channels-last memory, in which the normalisation's window is three times as slow
         return torch.compile(trained, dynamic=False, options={"layout_optimization": False})
-    if not has_triton():
-        raise InputError("--compile needs Triton on a GPU, and it is not there: pip install triton")
     return torch.compile(trained, dynamic=False)

@@ -13,13 +13,17 @@ EPOCH = 12_800  # pictures of an epoch here, at least: ImageNet's beginnings of 
 MOST_SHARDS = 256  # of an epoch, if the set has fewer: DALI holds every one open
 
 
-def stream(dataset: Dataset, **options) -> Iterator[Batch]:
-    """Training batches without end; `options` are `Loader`'s. A small set is read several times over within an epoch,
-    or the epochs' beginnings would count for more than they do in ImageNet."""
+def longer(dataset: Dataset) -> Dataset:
+    """The train split several times over, if it is small: or the beginnings of epochs would count for more than they do
+    in ImageNet."""
     split = dataset.split("train")
     times = min(-(-EPOCH // split.samples), max(1, MOST_SHARDS // len(split.shards)))
-    longer = replace(split, shards=split.shards * times)
-    loader = Loader(replace(dataset, splits={"train": longer}), "train", "train", **options)
+    return replace(dataset, splits={"train": replace(split, shards=split.shards * times)})
+
+
+def stream(dataset: Dataset, **options) -> Iterator[Batch]:
+    """Training batches of the `longer` set without end; `options` are `Loader`'s."""
+    loader = Loader(longer(dataset), "train", "train", **options)
     epoch = 0
     while True:
         yield from loader.epoch(epoch)

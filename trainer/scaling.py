@@ -13,6 +13,7 @@ import torch
 
 from pipeline.stats import Stats
 from shards.manifest import Dataset
+from shards.remote import Remote
 from shards.workers import cores
 from trainer.launch import Place, launch
 from trainer.limits import PICTURES
@@ -25,20 +26,29 @@ MOST_RANKS = 8
 
 
 def scale(
-    data: Path, folder: Path, batch_size: int, width: float, seconds: float, decoding: dict, device: str
+    data: Path | Remote,
+    folder: Path,
+    batch_size: int,
+    net: dict,
+    seconds: float,
+    decoding: dict,
+    device: str,
+    parallel: str,
 ) -> list[dict]:
     """{"axis", "what", "points": [{"x", "img_per_s", "p10", "p90"}, ...]} for each axis.
 
-    Args: folder: for what is laid down meanwhile; seconds: of each point; decoding: DALI's settings that are chosen.
+    Args: folder: for what is laid down meanwhile; net: `trainer.steps.Steps`' options; seconds: of each point;
+    decoding: DALI's settings that are chosen; parallel: how ranks share the net.
     """
     told = folder / "scaling.json"
-    launch(_alone, 1, device, data, folder / "scaling", told, batch_size, width, seconds, decoding)
+    launch(_alone, 1, device, data, folder / "scaling", told, batch_size, net, seconds, decoding)
     axes = json.loads(told.read_text())
     most = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else cores()
     points = []
     for ranks in powers(min(most, MOST_RANKS)):
         if batch_size % ranks == 0:
-            launch(_together, ranks, device, told, batch_size, len(Dataset.load(data).classes), width, seconds)
+            classes = len(Dataset.load(data).classes)
+            launch(_together, ranks, device, told, batch_size, classes, net, seconds, parallel=parallel)
             points.append({"x": ranks, **json.loads(told.read_text())})
     axes.insert(1, {"axis": "ranks", "what": f"a step of {batch_size} pictures, shared", "points": points})
     return axes
@@ -55,15 +65,16 @@ def _told(found: Timed) -> dict:
 
 def _alone(
     place: Place,
-    data: Path,
+    data: Path | Remote,
     folder: Path,
     told: Path,
     batch_size: int,
-    width: float,
+    net: dict,
     seconds: float,
     decoding: dict,
 ) -> None:
-    dataset, stats = Dataset.load(data), Stats.load(data)
+    dataset = Dataset.load(data)
+    stats = Stats.load(dataset.root)
     settings = place.settings(decoding, dataset.size)._asdict()  # or the points would not be of the run's own pipeline
     shared = {"stats": stats, "batch_size": batch_size, **place.loading, **settings}
 
@@ -88,7 +99,7 @@ def _alone(
         {
             "axis": "batch",
             "what": "a step on resident data, one rank",
-            "points": [{"x": batch, **_step(place, batch, len(dataset.classes), width, seconds)} for batch in batches],
+            "points": [{"x": batch, **_step(place, batch, len(dataset.classes), net, seconds)} for batch in batches],
         },
         {
             "axis": "pictures",
@@ -99,15 +110,15 @@ def _alone(
     told.write_text(json.dumps(axes))
 
 
-def _together(place: Place, told: Path, batch_size: int, classes: int, width: float, seconds: float) -> None:
-    found = _step(place, batch_size, classes, width, seconds)
+def _together(place: Place, told: Path, batch_size: int, classes: int, net: dict, seconds: float) -> None:
+    found = _step(place, batch_size, classes, net, seconds)
     if place.rank == 0:
         told.write_text(json.dumps(found))
 
 
-def _step(place: Place, batch_size: int, classes: int, width: float, seconds: float) -> dict:
+def _step(place: Place, batch_size: int, classes: int, net: dict, seconds: float) -> dict:
     """A whole step of a global batch on resident data."""
-    steps = Steps(place, classes, width)
+    steps = Steps(place, classes, **net)
     here = batch_size * place.layout.towers.size // place.world
     images = torch.randn(here, 3, 224, 224, device=place.device)
     labels = torch.randint(classes, (here,), device=place.device)

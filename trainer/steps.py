@@ -2,10 +2,10 @@
 
 import torch
 
-from trainer.alexnet import AlexNet
+from trainer.alexnet import VARIANTS, AlexNet
 from trainer.launch import Place
 from trainer.loop import train_step
-from trainer.precision import Precision
+from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
 from trainer.towers import replicate
 
@@ -18,20 +18,31 @@ class Still(PaperSGD):
 
 
 class Steps:
-    """This place's part of a net with fresh weights. All ranks must call alike."""
+    """This place's part of a net with fresh weights. All ranks must call alike.
 
-    def __init__(self, place: Place, classes: int, width: float):
-        self.layout, self.net = place.layout, AlexNet(classes, width, layout=place.layout)
+    Args: precision, compile: see `trainer.precision`; norm: whether the net normalises.
+    """
+
+    def __init__(
+        self, place: Place, classes: int, width: float, precision: str = "fp32", compile: bool = False, norm=True
+    ):
+        variant = VARIANTS["paper"]._replace(norm=norm)
+        self.layout, self.net = place.layout, AlexNet(classes, width, layout=place.layout, variant=variant)
         self.net.initialise(seed=0)
         self.net.to(place.device)
         self.trained = replicate(self.net, place.layout)
-        self.precision, self.rng = Precision("fp32", place.device), torch.Generator(place.device)
+        replicated = self.trained is not self.net
+        if compile:
+            self.trained = compiled(self.trained, place.layout.dense.size > 1, place.device)
+        # DistributedDataParallel takes no forward pass without a backward one
+        self.forwards = self.net if replicated else self.trained
+        self.precision, self.rng = Precision(precision, place.device, place.world), torch.Generator(place.device)
         self.optimiser, self.still = (kind(self.net.parameters(), lr=0.01) for kind in (PaperSGD, Still))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The logits, in training."""
         with self.precision.context():
-            return self.net(images, self.rng)
+            return self.forwards(images, self.rng)
 
     def gradients(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """A step without its update."""

@@ -23,8 +23,11 @@ import platform
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -33,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.feed import Feed, to_device
 from pipeline.graph import CROP, SIZE
-from pipeline.loader import Loader
+from pipeline.loader import Batch, Loader
 from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -46,24 +49,29 @@ from trainer import limits, peers, scaling, verdict
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.limits import Limit
-from trainer.lrn import local_response_norm
+from trainer.precision import check_compiler
 from trainer.report import page
-from trainer.sample import jpegs, laid_down, stream
+from trainer.sample import jpegs, laid_down, longer, stream
 from trainer.steps import Steps
 from trainer.timing import Timed, timed
-from trainer.towers import Towers
+from trainer.towers import Towers, whole
 from trainer.tuning import tune_rank
 
-SCHEMA = 2
+SCHEMA = 3
+FIRST = 100  # steps of a resumed run that are held against the ones that follow
 CROP_BYTES = 3 * CROP * CROP  # of a picture as it travels
+Clocked = Callable[..., Timed]  # a step and, unless it is a batch, how many pictures it makes
 FED_BYTES = CROP_BYTES + 4 * CROP_BYTES  # that casting it to float32 reads and writes
 
 
 def bench(
-    data: Path | None,
+    data: Path | Remote | None,
     json_path: Path | None,
     batch_size: int,
     width: float,
+    precision: str,
+    compile: bool,
+    parallel: str,
     seconds: float,
     cold: bool,
     with_peers: bool,
@@ -77,7 +85,8 @@ def bench(
     """Prints each stage's pictures a second, its limit, and the verdict; writes them to `json_path` as JSON, and to
     `report_path` as a page.
 
-    Args: data: a data set's place, None to render one of 512 pictures; seconds: a stage's time; cold: shards leave the
+    Args: data: a data set's place, None to render one of 512 pictures; width, precision, compile, parallel: of the net,
+    as in `trainer.loop.train`; seconds: a stage's time; cold: shards leave the
     page cache before they are read; with_peers, with_scaling: measure what `trainer.peers` and `trainer.scaling` do,
     too; tune: find settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`,
     by name.
@@ -87,6 +96,11 @@ def bench(
     writable(report_path, "--report")
     if with_scaling and "TORCHELASTIC_RUN_ID" in os.environ:
         raise InputError("--scaling starts groups of ranks itself: leave torchrun out, or --scaling")
+    if with_scaling and compile and parallel != "data":
+        raise InputError("--scaling measures two ranks, too, and --compile cannot split layers: add --parallel data")
+    if cold and isinstance(data, Remote):
+        raise InputError("--cold is for shards in a folder, which the kernel keeps: leave it out with a URL")
+    net = {"width": width, "precision": precision, "compile": compile}
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         described = "512 rendered pictures" if data is None else str(data)
         data = data or rendered(Path(folder))
@@ -98,25 +112,20 @@ def bench(
         sample, small = jpegs(dataset, limits.PICTURES), Path(folder) / "256"
         if dataset.size is None:
             laid_down(sample, small, None, cores(), size=SIZE)
-        launch(bench_rank, gpus, device, data, small, told, batch_size, width, seconds, cold, decoding)
+        launch(bench_rank, gpus, device, data, small, told, batch_size, net, seconds, cold, decoding, parallel=parallel)
         if not told.exists():
             return  # torchrun started this process, and the first one tells
         report = json.loads(told.read_text())
-        report["data"]["name"] = described
+        report["data"]["name"], report["parallel"] = described, parallel
         print(table(report), flush=True)
         if with_peers:
-            report["peers"] = peers.compare(peers.pictures_of(data, Path(folder)), batch_size, seconds, peers.ROUNDS)
+            pictures = peers.pictures_of(dataset, Path(folder))
+            report["peers"] = peers.compare(pictures, batch_size, seconds, peers.ROUNDS)
             print(peers.table(report["peers"]), flush=True)
         if with_scaling:
-            report["scaling"] = scaling.scale(data, Path(folder), batch_size, width, seconds / 2, decoding, device)
+            how = (batch_size, net, seconds / 2, decoding, device, parallel)
+            report["scaling"] = scaling.scale(data, Path(folder), *how)
             print(scaling.table(report["scaling"]))
-            rates = {
-                (axis["axis"], point["x"]): point["img_per_s"] for axis in report["scaling"] for point in axis["points"]
-            }
-            if ("ranks", 2) in rates:
-                over, under = rates["ranks", 2], rates["ranks", 1]
-                two = {"ratio": over / under, "over": over, "under": under}
-                report["ratios"]["two devices / one at equal global batch"] = two
     if json_path:
         with atomic_write(json_path) as file:
             file.write(json.dumps(report, indent=1).encode() + b"\n")
@@ -144,15 +153,17 @@ def bench_rank(
     small: Path,
     told: Path,
     batch_size: int,
-    width: float,
+    net: dict,
     seconds: float,
     cold: bool,
     decoding: dict,
 ) -> None:
     """One rank's part: every rank runs every stage, their pictures add up; the first writes the report to `told`.
 
-    Args: small: where some of the pictures are laid down at 256, if the set holds originals.
+    Args: small: where some of the pictures are laid down at 256, if the set holds originals; net: `Steps`' options.
     """
+    if net["compile"]:
+        check_compiler(place.layout.dense.size > 1, place.device)
     dataset = Dataset.load(data)
     stats = Stats.load(dataset.root)
     settings = place.settings(decoding, dataset.size)
@@ -160,20 +171,20 @@ def bench_rank(
     # What a rank counts for a step: two towers both work on every picture of the global batch
     pictures = batch_size // place.world
 
-    def time(step: Callable[[], object], count: int = pictures) -> Timed:
+    def clocked(step: Callable[[], object], count: int = pictures) -> Timed:
         return timed(step, count, seconds, place)
 
     sample = jpegs(dataset, limits.PICTURES)
-    stages = {"read": time(*reading(Loader(dataset, "train", "read", **shared), cold, place))}
-    found = limits.measured(sample, dataset.tars("train"), cold, torch.float32, seconds / 2, place)
+    stages = {"read": clocked(*reading(Loader(dataset, "train", "read", **shared), cold, place))}
+    found = limits.measured(sample, dataset, cold, net["precision"], seconds / 2, place)
     for stage in ("decode", "patch"):
-        stages[stage] = time(Loader(dataset, "train", stage, **shared).pipeline(0).run)
-    stages["pipeline"] = time(stream(dataset, **shared).__next__)
+        stages[stage] = clocked(Loader(dataset, "train", stage, **shared).pipeline(0).run)
+    stages["pipeline"] = clocked(stream(dataset, **shared).__next__)
     evaluated = "val" if "val" in dataset.splits else "train"
-    stages["eval"] = time(Loader(dataset, evaluated, "centre", **shared).pipeline(0).run)
-    also = alternatives(dataset, small, shared, place, time)
-    rest, flops, sent = net_stages(dataset, stats, shared, width, place, time)
-    stages |= rest
+    stages["eval"] = clocked(Loader(dataset, evaluated, "centre", **shared).pipeline(0).run)
+    also = alternatives(dataset, small, shared, place, clocked)
+    own = net_stages(dataset, stats, shared, net, seconds, place, clocked)
+    stages |= own.stages
     if place.rank == 0:
         report = {
             "schema": SCHEMA,
@@ -182,7 +193,7 @@ def bench_rank(
             "data": {"samples": dataset.split("train").samples, "bytes_per_picture": picture_bytes(dataset)},
             "stored": dataset.size,
             "batch_size": batch_size,
-            "width": width,
+            **net,
             "seconds_per_stage": seconds,
             "cold": cold,
             "decoding": settings._asdict(),
@@ -190,7 +201,7 @@ def bench_rank(
             "scaling": [],
         }
         on_gpu = settings.decode_on == "device"
-        report |= summary(stages, also, found, flops, sent, dataset, on_gpu, place)
+        report |= summary(stages, also, found, own, dataset, on_gpu, place)
         told.write_text(json.dumps(report))
 
 
@@ -210,28 +221,38 @@ def reading(loader: Loader, cold: bool, place: Place) -> tuple[Callable[[], obje
     return epoch, loader.batches * count
 
 
-def alternatives(dataset: Dataset, small: Path, shared: dict, place: Place, time) -> dict[str, Timed]:
+def alternatives(dataset: Dataset, small: Path, shared: dict, place: Place, clocked: Clocked) -> dict[str, Timed]:
     """The training pipeline with one thing changed, by that thing's name: what the verdict's advice rests on."""
     found = {}
     if dataset.size is None:
         squares = Dataset.load(small / "shards")
         pictures = squares.split("train").samples
         fitting = {**shared, "batch_size": min(shared["batch_size"], pictures - pictures % place.world)}
-        found["256-shards"] = time(stream(squares, **fitting).__next__, fitting["batch_size"] // place.world)
+        found["256-shards"] = clocked(stream(squares, **fitting).__next__, fitting["batch_size"] // place.world)
     if place.device_id is not None:
         other = "cpu" if shared["decode_on"] == "device" else "device"
-        found[f"--decode-on {other}"] = time(stream(dataset, **{**shared, "decode_on": other}).__next__)
+        found[f"--decode-on {other}"] = clocked(stream(dataset, **{**shared, "decode_on": other}).__next__)
     if place.world > 1:
         alone = {**shared, "rank": 0, "world": 1}
-        found["every rank decodes all"] = time(stream(dataset, **alone).__next__)
+        found["every rank decodes all"] = clocked(stream(dataset, **alone).__next__)
     return found
 
 
+class NetStages(NamedTuple):
+    """The stages that have a net in them; `flops` of a picture by stage; bytes `sent` by ranks for a picture; and
+    `ratios`, by name, as rates (the one, over the other)."""
+
+    stages: dict[str, Timed]
+    flops: dict[str, float]
+    sent: float
+    ratios: dict[str, tuple[float, float]]
+
+
 def net_stages(
-    dataset: Dataset, stats: Stats, shared: dict, width: float, place: Place, time
-) -> tuple[dict[str, Timed], dict[str, float], float]:
-    """The stages that have a net in them; the FLOP of a picture by stage; the bytes that ranks send for a picture."""
-    steps = Steps(place, len(dataset.classes), width)
+    dataset: Dataset, stats: Stats, shared: dict, net: dict, seconds: float, place: Place, clocked: Clocked
+) -> NetStages:
+    """Args: net: `Steps`' options; seconds: a stage's."""
+    steps = Steps(place, len(dataset.classes), **net)
     feed = Feed(stats, "image", place.device)
 
     batches = stream(dataset, **shared)
@@ -242,20 +263,65 @@ def net_stages(
     pictures = len(batch.labels)
     stages = {}
     if place.device_id is not None and not batch.images.is_cuda:
-        stages["copy"] = time(lambda: to_device(batch.images, place.device))
-    stages["feed"] = time(lambda: place.whole(batch, feed))
+        stages["copy"] = clocked(lambda: to_device(batch.images, place.device))
+    stages["feed"] = clocked(lambda: place.whole(batch, feed))
     sent = 0.0
     if place.world > 1:
         exchange, sent = exchanged(lambda: steps.gradients(images, labels), steps.net, place)
         sent /= pictures
-        stages["exchange"] = time(exchange)
-    stages["forward"] = time(lambda: steps.forward(images))
-    stages["forward+backward"] = time(lambda: steps.gradients(images, labels))
-    stages["normalisation"] = time(normalisation(steps.net, images))
-    stages["model"] = time(lambda: steps.update(images, labels))
-    stages["train"] = time(lambda: steps.update(*place.whole(next(batches), feed)))
+        stages["exchange"] = clocked(exchange)
+    stages["forward"] = clocked(lambda: steps.forward(images))
+    stages["forward+backward"] = clocked(lambda: steps.gradients(images, labels))
+    stages["model"] = clocked(lambda: steps.update(images, labels))
+    stages["train"] = clocked(lambda: steps.update(*place.whole(next(batches), feed)))
+    steady = stages["train"].median
+    began = resumed(dataset, shared, lambda batch: steps.update(*place.whole(batch, feed)), steady, seconds, place)
+    bare = Steps(place, len(dataset.classes), **net, norm=False)
+    ratios = {
+        "LRN tax": (stages["model"].median, clocked(lambda: bare.update(images, labels)).median),
+        f"resume: first {FIRST} steps / steady state": (began, steady),
+    }
     forward, backward = (flop / pictures for flop in flop_counts(steps.net, images, steps.rng))
-    return stages, {"forward": forward, "forward+backward": forward + backward, "model": forward + backward}, sent
+    flops = {"forward": forward, "forward+backward": forward + backward, "model": forward + backward}
+    if place.world > 1:
+        one = on_one_device(shared["batch_size"], len(dataset.classes), net, seconds, place)
+        name = {2: "two"}.get(place.world, str(place.world))
+        ratios[f"{name} devices / one at equal global batch"] = (stages["model"].median, one)
+    return NetStages(stages, flops, sent, ratios)
+
+
+def resumed(
+    dataset: Dataset, shared: dict, step: Callable[[Batch], object], steady: float, seconds: float, place: Place
+) -> float:
+    """Pictures a second over the first FIRST steps of a run that goes on in the middle of an epoch, all that its
+    loading needs included. Those that do not fit into `seconds` count at the `steady` rate."""
+    began, steps, spent = time.perf_counter(), 0, 0.0
+    loader = Loader(longer(dataset), "train", "train", **shared)
+    for batch in loader.epoch(0, start=loader.batches // 2):
+        step(batch)
+        if place.device_id is not None:
+            torch.cuda.synchronize()
+        steps += 1
+        spent = place.over_ranks(time.perf_counter() - began, dist.ReduceOp.MAX)  # of all, so that all stop together
+        if steps == FIRST or spent > seconds:
+            break
+    batch_size = shared["batch_size"]
+    return FIRST * batch_size / (spent + (FIRST - steps) * batch_size / steady)
+
+
+def on_one_device(batch_size: int, classes: int, net: dict, seconds: float, place: Place) -> float | None:
+    """Pictures a second of a step on the global batch, by the first rank alone with all cores; None in the others."""
+    found = None
+    if place.rank == 0:
+        alone = replace(place, world=1, layout=whole(), threads=place.threads * place.world)
+        torch.set_num_threads(alone.threads)
+        images = torch.randn(batch_size, 3, CROP, CROP, device=place.device)
+        labels = torch.randint(classes, (batch_size,), device=place.device)
+        steps = Steps(alone, classes, **net)
+        found = timed(lambda: steps.update(images, labels), batch_size, seconds, alone).median
+        torch.set_num_threads(place.threads)
+    place.meet()
+    return found
 
 
 def flop_counts(net: AlexNet, images: torch.Tensor, rng: torch.Generator) -> tuple[int, int]:
@@ -315,39 +381,21 @@ def exchanged(step: Callable[[], object], net: AlexNet, place: Place) -> tuple[C
     return again, sum(one.sent - so_far for one, so_far in zip(towers, before, strict=True)) + summed
 
 
-def normalisation(net: AlexNet, images: torch.Tensor) -> Callable[[], None]:
-    """Both normalisations of a step, forwards and backwards, and nothing else."""
-    here = 2 // net.layout.towers.size
-    inputs = [
-        torch.rand(len(images), layer.out_channels, side, side, device=images.device, requires_grad=True)
-        for layer, side in ((net.conv1, 55), (net.conv2, 27))
-    ]
-
-    def step() -> None:
-        for x in inputs:
-            b = local_response_norm(x, here)
-            torch.autograd.grad(b, x, b.detach())
-
-    return step
-
-
 def summary(
     stages: dict[str, Timed],
     also: dict[str, Timed],
     found: dict[str, Limit],
-    flops: dict[str, float],
-    sent: float,
+    own: NetStages,
     dataset: Dataset,
     on_gpu: bool,
     place: Place,
 ) -> dict:
     """The report's figures: stages with their limits, ratios, prediction, verdict.
 
-    Args: also: see `alternatives`; flops, sent: see `net_stages`; on_gpu: whether pictures are decoded on the device.
+    Args: also: see `alternatives`; on_gpu: whether pictures are decoded on the device.
     """
     rates = {name: one.median for name, one in stages.items()}
     others = {name: one.median for name, one in also.items()}
-    normalising = stages.pop("normalisation")
     shared_cores = place.device_id is None
     told = verdict.judge(rates, others, shared_cores, place.threads * place.world)
     decoder = "nvImageCodec" if on_gpu and not shared_cores else "libjpeg-turbo"
@@ -357,8 +405,8 @@ def summary(
         **{stage: (decoder, 1) for stage in ("decode", "patch", "pipeline", "eval")},
         "copy": ("host to device", CROP_BYTES),
         "feed": ("memory", FED_BYTES),
-        "exchange": ("between ranks", sent),
-        **{stage: ("matmul", flop) for stage, flop in flops.items()},
+        "exchange": ("between ranks", own.sent),
+        **{stage: ("matmul", flop) for stage, flop in own.flops.items()},
     }
 
     def row(name: str, one: Timed) -> dict:
@@ -384,12 +432,12 @@ def summary(
         "read / cat": (rates["read"], found["storage"].rate / picture_bytes(dataset)),
         "train / min(pipeline, model)": (rates["train"], min(rates["pipeline"], rates["model"])),
         "train / predicted": (rates["train"], told["predicted_img_per_s"]),
-        "model FLOP/s / matmul FLOP/s": (rates["model"] * flops["model"], found["matmul"].rate),
-        "LRN tax": (1 / rates["normalisation"], 1 / rates["model"]),
+        "model FLOP/s / matmul FLOP/s": (rates["model"] * own.flops["model"], found["matmul"].rate),
         "CPU-seconds of 1,000 pictures / raw": (
             1000 * stages["pipeline"].cpu / rates["pipeline"],
             1000 * raw.cpu,
         ),
+        **own.ratios,
     }
     if "256-shards" in others:
         ratios["256-shards / originals"] = (others["256-shards"], rates["pipeline"])
@@ -401,8 +449,7 @@ def summary(
         "limits": {name: limit._asdict() for name, limit in found.items()},
         "stages": [row(name, one) for name, one in stages.items()],
         "alternatives": [{"name": name, "img_per_s": one.median, **one.spread} for name, one in also.items()],
-        "normalisation_img_per_s": normalising.median,
-        "flop_per_picture": flops["model"],
+        "flop_per_picture": own.flops["model"],
         "ratios": {
             name: {"ratio": over / under, "over": over, "under": under} for name, (over, under) in ratios.items()
         },
@@ -442,7 +489,7 @@ def compare(first: Path, second: Path) -> str:
     lines = [f"A: {first}: {one['data']['name']}", f"B: {second}: {two['data']['name']}"]
     differing = [
         f"{key}: {one.get(key)} in A, {two.get(key)} in B"
-        for key in ("machine", "data", "batch_size", "width", "cold", "decoding")
+        for key in ("machine", "data", "batch_size", "width", "cold", "decoding", "parallel", "precision", "compile")
         if one.get(key) != two.get(key)
     ]
     lines += differing or ["The same machine, data and settings."]
