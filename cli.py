@@ -445,7 +445,7 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 )
 @click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A stage's time."
+    "--seconds", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="A stage's time."
 )
 @click.option(
     "--compare",

@@ -163,8 +163,8 @@ def last_loss(crops, recipe, batch_size, lr, epochs=20):
 @pytest.mark.long
 def test_eight_times_the_batch_comes_to_the_same_loss_in_as_many_epochs(crops, monkeypatch):
     # All of it an eighth of the paper's size: 16 pictures instead of 128, and 128 instead of 1024. Each recipe has the
-    # best --lr of three. Measured for three orders: the large batch's loss is 0.82, 0.91 and 1.04 of the small one's, and
-    # 2.0 and 3.1 by the paper's rule, at a rate in proportion
+    # best --lr of three. Measured for three orders: the large batch's loss is 0.82, 0.91 and 1.04 of the small one's;
+    # by the paper's rule, at a rate in proportion, 2.0 and 3.1
     monkeypatch.setattr("trainer.recipe.PAPERS_BATCH", 16)
     small = last_loss(crops, "paper", 16, 0.003)
     assert small < 0.6

@@ -86,10 +86,9 @@ def bench(
     `report_path` as a page.
 
     Args: data: a data set's place, None to render one of 512 pictures; width, precision, compile, parallel: of the net,
-    as in `trainer.loop.train`; seconds: a stage's time; cold: shards leave the
-    page cache before they are read; with_peers, with_scaling: measure what `trainer.peers` and `trainer.scaling` do,
-    too; tune: find settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`,
-    by name.
+    as in `trainer.loop.train`; seconds: a stage's time; cold: shards leave the page cache before they are read;
+    with_peers, with_scaling: measure what `trainer.peers` and `trainer.scaling` do, too; tune: find settings, see
+    `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
     Raises: InputError.
     """
     writable(json_path, "--json")
@@ -105,7 +104,7 @@ def bench(
         described = "512 rendered pictures" if data is None else str(data)
         data = data or rendered(Path(folder))
         if tune:
-            launch(tune_rank, gpus, device, data, batch_size, decoding, seconds / 10)
+            launch(tune_rank, gpus, device, data, batch_size, decoding, seconds / 3)
             return
         told = Path(folder) / "told.json"
         dataset = Dataset.load(data)
