@@ -11,14 +11,14 @@ LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts images up to `total` (None: nobody knows how many), as a context manager.
+    """Counts images, or what `unit` names, up to `total` (None: nobody knows how many), as a context manager.
 
     `lines=False` keeps the plain lines away where the caller prints better ones with `say`; `quiet=True` keeps all away
     (a rank other than the first).
     """
 
-    def __init__(self, label: str, total: int | None, *, lines: bool = True, quiet: bool = False):
-        self.label, self.total, self.quiet, self.lines = label, total, quiet, lines
+    def __init__(self, label: str, total: int | None, *, unit: str = "img", lines: bool = True, quiet: bool = False):
+        self.label, self.total, self.unit, self.quiet, self.lines = label, total, unit, quiet, lines
         self.done = self.bytes = 0
         self.began = self.printed = time.monotonic()
         self.bar = None
@@ -40,7 +40,7 @@ class Progress:
             self._line()
 
     def advance(self, images: int = 1, bytes: int = 0) -> None:
-        """`images` more are done, of `bytes` together."""
+        """So many more are done, of `bytes` together."""
         self.done += images
         self.bytes += bytes
         if self.bar:
@@ -66,9 +66,12 @@ class Progress:
         self.printed = time.monotonic()
         ending = self._left() if self.total and self.done < self.total else f"{self.printed - self.began:.1f} s in all"
         of = f"/{self.total}" if self.total is not None else ""
-        print(f"{self.label}: {self.done}{of} img, {self._rate()}, {ending}", file=sys.stderr, flush=True)
+        rate = f"{self._rate()}, " if self.unit == "img" else ""
+        print(f"{self.label}: {self.done}{of} {self.unit}, {rate}{ending}", file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
+        if self.unit != "img":
+            return self.unit
         seconds = max(time.monotonic() - self.began, 1e-9)
         megabytes = f", {self.bytes / seconds / 1e6:.1f} MB/s" if self.bytes else ""
         return f"{self.done / seconds:.0f} img/s{megabytes}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def floats(pictures, batch, workers):
 
 
 def crash(pictures, batch, workers):
+    print("first words\nlast words", file=sys.stderr, flush=True)
     os._exit(7)
 
 
@@ -56,7 +58,7 @@ def test_whoever_is_missing_crashes_or_does_other_work_has_a_reason_and_no_figur
         "name": "missing",
         "absent": "no_such_module cannot be imported: No module named 'no_such_module'",
     }
-    assert told["crashing"]["absent"] == "its process ended with 7"
+    assert told["crashing"]["absent"] == "its process ended with 7: last words"
     assert told["brighter"]["absent"].startswith("does other work: the mean of its pixels is")
     assert "and should be N x 224 x 224 x 3 uint8" in told["floats"]["absent"]
     assert peers.table(list(told.values())).count("absent: ") == 4

@@ -130,7 +130,9 @@ def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_verdict(bench,
 def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_path, run_cli):
     out = tmp_path / "bench.json"
     words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu", "--gpus", 2, "--cold"]
-    told = run_cli("throughput-bench", "--data", data, "--json", out, *words).stdout
+    done = run_cli("throughput-bench", "--data", data, "--json", out, *words)
+    told, lines = done.stdout, done.stderr.splitlines()
+    assert lines[-1].startswith("model on one device: ") and lines[-1].endswith(", 0 min 0 s left")
     report = json.loads(out.read_text())
     assert report["schema"] == 3 and report["machine"]["cores"] == len(os.sched_getaffinity(0))
     stages = {stage["name"]: stage for stage in report["stages"]}

@@ -138,12 +138,12 @@ def between_ranks(seconds: float, place: Place) -> Limit | None:
 
 
 def measured(
-    jpegs: list[bytes], dataset: Dataset, cold: bool, precision: str, seconds: float, place: Place
+    jpegs: list[bytes], dataset: Dataset, cold: bool, precision: str, seconds: float, place: Place, told_of: Callable
 ) -> dict[str, Limit]:
     """Every limit that there is here, by its name.
 
     Args: jpegs: to decode; dataset: to read; cold: dropped from the page cache before each reading; precision: of the
-    products; seconds: of each limit.
+    products; seconds: of each limit; told_of: hears of each one's name, rate and unit.
     """
     found: dict[str, Callable[[], Limit | None]] = {
         "storage": lambda: storage(dataset, cold, seconds, place),
@@ -154,5 +154,9 @@ def measured(
         "host to device": lambda: host_to_device(seconds, place),
         "between ranks": lambda: between_ranks(seconds, place),
     }
-    limits = {name: measure() for name, measure in found.items()}
-    return {name: limit for name, limit in limits.items() if limit is not None}
+    limits = {}
+    for name, measure in found.items():
+        if (limit := measure()) is not None:
+            limits[name] = limit
+            told_of(name, limit.rate, limit.unit)
+    return limits

@@ -11,6 +11,7 @@ import itertools
 import os
 import random
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -30,6 +31,7 @@ from pipeline.graph import CROP, MARGIN, SIZE
 from pipeline.loader import Loader
 from pipeline.stats import Stats
 from shards.manifest import Dataset
+from shards.progress import Progress
 from shards.workers import cores
 from trainer.sample import jpegs, laid_down, stream
 
@@ -438,8 +440,10 @@ def compare(pictures: Pictures, batch: int, seconds: float, rounds: int, peers: 
     batch = min(batch, len(pictures.files) // 2)
     found: dict[str, list[Round]] = {}
     reasons: dict[str, str] = {}
-    for number in range(rounds):
-        for peer in (OURS, *peers):
+    turns = [(number, peer) for number in range(rounds) for peer in (OURS, *peers)]
+    with Progress("peers", len(turns), unit="turns", lines=False) as progress:
+        for number, peer in turns:
+            progress.advance()
             if peer.name in reasons:
                 continue
             try:
@@ -450,6 +454,7 @@ def compare(pictures: Pictures, batch: int, seconds: float, rounds: int, peers: 
                 one = differing(one, found[OURS.name][0]) or one
             if isinstance(one, Round):
                 found.setdefault(peer.name, []).append(one)
+                progress.say(f"{peer.name}: {one.rate:,.0f} img/s")
             elif peer is OURS:
                 raise RuntimeError(one)
             else:
@@ -482,30 +487,35 @@ def _tried(peer: Peer, *how) -> Round | str:
 def _in_a_process(work: Callable, *args):
     """A fresh process's result: nothing of one loader stays for the next, and one that crashes or hangs is absent.
     Raises RuntimeError with what it complained of, or says how it ended; TimeoutError."""
-    context = get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(there, work, args))
-    process.start()
-    there.close()
-    try:
-        if not here.poll(TIMEOUT):
-            raise TimeoutError(f"not done after {TIMEOUT} s")
-        told, result = here.recv()
-        process.join(PATIENCE)
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"its process ended with {process.exitcode}") from None
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with its workers, which some leave behind
-        process.join()
+    with tempfile.NamedTemporaryFile(prefix="alexnet-peer-") as said:
+        context = get_context("spawn")
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(there, said.name, work, args))
+        process.start()
+        there.close()
+        try:
+            if not here.poll(TIMEOUT):
+                raise TimeoutError(f"not done after {TIMEOUT} s")
+            told, result = here.recv()
+            process.join(PATIENCE)
+        except EOFError:
+            process.join()
+            last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeError(f"its process ended with {process.exitcode}{': ' * bool(last)}{last}") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with its workers, which some leave behind
+            process.join()
     if told:
         raise RuntimeError(result)
     return result
 
 
-def _send(there: Connection, work: Callable, args: tuple) -> None:
+def _send(there: Connection, said: str, work: Callable, args: tuple) -> None:
     os.setsid()  # a group of its own, to be ended as one
+    log = os.open(said, os.O_WRONLY | os.O_APPEND)
+    for output in (1, 2):  # warnings and farewells of many libraries, which matter only where one ends over them
+        os.dup2(log, output)
     try:
         there.send((False, work(*args)))
     except Exception as error:  # another library's; the parent tells of it

@@ -7,12 +7,14 @@ pictures  the training pipeline, one rank with all threads, pictures stored at o
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from pipeline.stats import Stats
 from shards.manifest import Dataset
+from shards.progress import Progress
 from shards.remote import Remote
 from shards.workers import cores
 from trainer.launch import Place, launch
@@ -40,16 +42,26 @@ def scale(
     Args: folder: for what is laid down meanwhile; net: `trainer.steps.Steps`' options; seconds: of each point;
     decoding: DALI's settings that are chosen; parallel: how ranks share the net.
     """
-    told = folder / "scaling.json"
-    launch(_alone, 1, device, data, folder / "scaling", told, batch_size, net, seconds, decoding)
-    axes = json.loads(told.read_text())
+    told, dataset = folder / "scaling.json", Dataset.load(data)
     most = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else cores()
-    points = []
-    for ranks in powers(min(most, MOST_RANKS)):
-        if batch_size % ranks == 0:
-            classes = len(Dataset.load(data).classes)
-            launch(_together, ranks, device, told, batch_size, classes, net, seconds, parallel=parallel)
-            points.append({"x": ranks, **json.loads(told.read_text())})
+    numbers = [ranks for ranks in powers(min(most, MOST_RANKS)) if batch_size % ranks == 0]
+    threads = sorted({*powers(cores()), cores()})
+    batches = [batch for batch in (batch_size // 4, batch_size // 2, batch_size) if batch]
+    total = len(numbers) + len(threads) + len(batches) + len(SIZES) + (dataset.size is None)
+    with Progress("scaling", total, unit="points", lines=False) as progress:
+
+        def made(what: str, x: int | str, point: dict) -> dict:
+            progress.advance()
+            progress.say(f"{x} {what}: {point['img_per_s']:,.0f} img/s")
+            return {"x": x, **point}
+
+        sizes = (threads, batches)
+        launch(_alone, 1, device, dataset, folder / "scaling", told, sizes, batch_size, net, seconds, decoding, made)
+        axes = json.loads(told.read_text())
+        points = []
+        for ranks in numbers:
+            launch(_together, ranks, device, told, batch_size, len(dataset.classes), net, seconds, parallel=parallel)
+            points.append(made("ranks", ranks, json.loads(told.read_text())))
     axes.insert(1, {"axis": "ranks", "what": f"a step of {batch_size} pictures, shared", "points": points})
     return axes
 
@@ -65,46 +77,50 @@ def _told(found: Timed) -> dict:
 
 def _alone(
     place: Place,
-    data: Path | Remote,
+    dataset: Dataset,
     folder: Path,
     told: Path,
+    sizes: tuple[list[int], list[int]],
     batch_size: int,
     net: dict,
     seconds: float,
     decoding: dict,
+    made: Callable[[str, int | str, dict], dict],
 ) -> None:
-    dataset = Dataset.load(data)
+    """Every axis but the ranks. Args: sizes: numbers of threads, and batches; made: makes a point, and says so."""
     stats = Stats.load(dataset.root)
     settings = place.settings(decoding, dataset.size)._asdict()  # or the points would not be of the run's own pipeline
     shared = {"stats": stats, "batch_size": batch_size, **place.loading, **settings}
 
-    def pipeline(of: Dataset, x: int | str, **changed) -> dict:
+    def pipeline(of: Dataset, what: str, x: int | str, **changed) -> dict:
         options = {**shared, **changed}
         batch = min(batch_size, of.split("train").samples)
         step = stream(of, **{**options, "batch_size": batch}).__next__
-        return {"x": x, **_told(timed(step, batch, seconds, place))}
+        return made(what, x, _told(timed(step, batch, seconds, place)))
 
-    threads = sorted({*powers(place.threads), place.threads})
+    def step(batch: int) -> dict:
+        return made("pictures a batch", batch, _step(place, batch, len(dataset.classes), net, seconds))
+
+    threads, batches = sizes
     sample = jpegs(dataset, PICTURES)
     sets = {str(size): laid_down(sample, folder / str(size), None, place.threads, size=size) for size in SIZES}
     if dataset.size is None:
         sets["originals"] = dataset
-    batches = [batch for batch in (batch_size // 4, batch_size // 2, batch_size) if batch]
     axes = [
         {
             "axis": "threads",
             "what": "the training pipeline, one rank",
-            "points": [pipeline(dataset, count, threads=count) for count in threads],
+            "points": [pipeline(dataset, "threads", count, threads=count) for count in threads],
         },
         {
             "axis": "batch",
             "what": "a step on resident data, one rank",
-            "points": [{"x": batch, **_step(place, batch, len(dataset.classes), net, seconds)} for batch in batches],
+            "points": [step(batch) for batch in batches],
         },
         {
             "axis": "pictures",
             "what": "the training pipeline, pictures stored at other sizes",
-            "points": [pipeline(of, name) for name, of in sets.items()],
+            "points": [pipeline(of, "stored", name) for name, of in sets.items()],
         },
     ]
     told.write_text(json.dumps(axes))

@@ -37,10 +37,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.feed import Feed, to_device
 from pipeline.graph import CROP, SIZE
 from pipeline.loader import Batch, Loader
+from pipeline.settings import Settings
 from pipeline.stats import Stats, complete
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import Dataset
+from shards.progress import Progress
 from shards.remote import Remote
 from shards.synthetic import render_folders
 from shards.workers import cores
@@ -60,7 +62,7 @@ from trainer.tuning import tune_rank
 SCHEMA = 3
 FIRST = 100  # steps of a resumed run that are held against the ones that follow
 CROP_BYTES = 3 * CROP * CROP  # of a picture as it travels
-Clocked = Callable[..., Timed]  # a step and, unless it is a batch, how many pictures it makes
+Clocked = Callable[..., Timed]  # its name, a step of it and, unless it is a batch, how many pictures that makes
 FED_BYTES = CROP_BYTES + 4 * CROP_BYTES  # that casting it to float32 reads and writes
 
 
@@ -170,20 +172,29 @@ def bench_rank(
     # What a rank counts for a step: two towers both work on every picture of the global batch
     pictures = batch_size // place.world
 
-    def clocked(step: Callable[[], object], count: int = pictures) -> Timed:
-        return timed(step, count, seconds, place)
-
     sample = jpegs(dataset, limits.PICTURES)
-    stages = {"read": clocked(*reading(Loader(dataset, "train", "read", **shared), cold, place))}
-    found = limits.measured(sample, dataset, cold, net["precision"], seconds / 2, place)
-    for stage in ("decode", "patch"):
-        stages[stage] = clocked(Loader(dataset, "train", stage, **shared).pipeline(0).run)
-    stages["pipeline"] = clocked(stream(dataset, **shared).__next__)
-    evaluated = "val" if "val" in dataset.splits else "train"
-    stages["eval"] = clocked(Loader(dataset, evaluated, "centre", **shared).pipeline(0).run)
-    also = alternatives(dataset, small, shared, place, clocked)
-    own = net_stages(dataset, stats, shared, net, seconds, place, clocked)
-    stages |= own.stages
+    counted = measurements(dataset, settings, place)
+    with Progress("measuring", counted, unit="measurements", lines=False, quiet=place.rank > 0) as progress:
+
+        def told_of(name: str, rate: float, unit: str = "img") -> None:
+            progress.advance()
+            progress.say(f"{name}: {rate:,.0f} {unit}/s")
+
+        def clocked(name: str, step: Callable[[], object], count: int = pictures) -> Timed:
+            one = timed(step, count, seconds, place)
+            told_of(name, one.median)
+            return one
+
+        stages = {"read": clocked("read", *reading(Loader(dataset, "train", "read", **shared), cold, place))}
+        found = limits.measured(sample, dataset, cold, net["precision"], seconds / 2, place, told_of)
+        for stage in ("decode", "patch"):
+            stages[stage] = clocked(stage, Loader(dataset, "train", stage, **shared).pipeline(0).run)
+        stages["pipeline"] = clocked("pipeline", stream(dataset, **shared).__next__)
+        evaluated = "val" if "val" in dataset.splits else "train"
+        stages["eval"] = clocked("eval", Loader(dataset, evaluated, "centre", **shared).pipeline(0).run)
+        also = alternatives(dataset, small, shared, place, clocked)
+        own = net_stages(dataset, stats, shared, net, seconds, place, clocked, told_of)
+        stages |= own.stages
     if place.rank == 0:
         report = {
             "schema": SCHEMA,
@@ -202,6 +213,13 @@ def bench_rank(
         on_gpu = settings.decode_on == "device"
         report |= summary(stages, also, found, own, dataset, on_gpu, place)
         told.write_text(json.dumps(report))
+
+
+def measurements(dataset: Dataset, settings: Settings, place: Place) -> int:
+    """How many there will be: limits, stages, alternatives and what ratios need besides."""
+    on_gpu, shared = place.device_id is not None, place.world > 1
+    # Two limits and an alternative more, and a stage where the CPU decodes; a limit, a stage, two to compare with
+    return 16 + (dataset.size is None) + on_gpu * (3 + (settings.decode_on == "cpu")) + 4 * shared
 
 
 def reading(loader: Loader, cold: bool, place: Place) -> tuple[Callable[[], object], int]:
@@ -227,13 +245,17 @@ def alternatives(dataset: Dataset, small: Path, shared: dict, place: Place, cloc
         squares = Dataset.load(small / "shards")
         pictures = squares.split("train").samples
         fitting = {**shared, "batch_size": min(shared["batch_size"], pictures - pictures % place.world)}
-        found["256-shards"] = clocked(stream(squares, **fitting).__next__, fitting["batch_size"] // place.world)
+        found["256-shards"] = clocked(
+            "256-shards", stream(squares, **fitting).__next__, fitting["batch_size"] // place.world
+        )
     if place.device_id is not None:
         other = "cpu" if shared["decode_on"] == "device" else "device"
-        found[f"--decode-on {other}"] = clocked(stream(dataset, **{**shared, "decode_on": other}).__next__)
+        name = f"--decode-on {other}"
+        found[name] = clocked(name, stream(dataset, **{**shared, "decode_on": other}).__next__)
     if place.world > 1:
         alone = {**shared, "rank": 0, "world": 1}
-        found["every rank decodes all"] = clocked(stream(dataset, **alone).__next__)
+        name = "every rank decodes all"
+        found[name] = clocked(name, stream(dataset, **alone).__next__)
     return found
 
 
@@ -248,9 +270,16 @@ class NetStages(NamedTuple):
 
 
 def net_stages(
-    dataset: Dataset, stats: Stats, shared: dict, net: dict, seconds: float, place: Place, clocked: Clocked
+    dataset: Dataset,
+    stats: Stats,
+    shared: dict,
+    net: dict,
+    seconds: float,
+    place: Place,
+    clocked: Clocked,
+    told_of: Callable[[str, float], None],
 ) -> NetStages:
-    """Args: net: `Steps`' options; seconds: a stage's."""
+    """Args: net: `Steps`' options; seconds: a stage's; told_of: hears of what is measured otherwise."""
     steps = Steps(place, len(dataset.classes), **net)
     feed = Feed(stats, "image", place.device)
 
@@ -262,28 +291,31 @@ def net_stages(
     pictures = len(batch.labels)
     stages = {}
     if place.device_id is not None and not batch.images.is_cuda:
-        stages["copy"] = clocked(lambda: to_device(batch.images, place.device))
-    stages["feed"] = clocked(lambda: place.whole(batch, feed))
+        stages["copy"] = clocked("copy", lambda: to_device(batch.images, place.device))
+    stages["feed"] = clocked("feed", lambda: place.whole(batch, feed))
     sent = 0.0
     if place.world > 1:
         exchange, sent = exchanged(lambda: steps.gradients(images, labels), steps.net, place)
         sent /= pictures
-        stages["exchange"] = clocked(exchange)
-    stages["forward"] = clocked(lambda: steps.forward(images))
-    stages["forward+backward"] = clocked(lambda: steps.gradients(images, labels))
-    stages["model"] = clocked(lambda: steps.update(images, labels))
-    stages["train"] = clocked(lambda: steps.update(*place.whole(next(batches), feed)))
+        stages["exchange"] = clocked("exchange", exchange)
+    stages["forward"] = clocked("forward", lambda: steps.forward(images))
+    stages["forward+backward"] = clocked("forward+backward", lambda: steps.gradients(images, labels))
+    stages["model"] = clocked("model", lambda: steps.update(images, labels))
+    stages["train"] = clocked("train", lambda: steps.update(*place.whole(next(batches), feed)))
     steady = stages["train"].median
     began = resumed(dataset, shared, lambda batch: steps.update(*place.whole(batch, feed)), steady, seconds, place)
+    told_of(f"train, first {FIRST} steps resumed", began)
     bare = Steps(place, len(dataset.classes), **net, norm=False)
+    without = clocked("model without LRN", lambda: bare.update(images, labels))
     ratios = {
-        "LRN tax": (stages["model"].median, clocked(lambda: bare.update(images, labels)).median),
+        "LRN tax": (stages["model"].median, without.median),
         f"resume: first {FIRST} steps / steady state": (began, steady),
     }
     forward, backward = (flop / pictures for flop in flop_counts(steps.net, images, steps.rng))
     flops = {"forward": forward, "forward+backward": forward + backward, "model": forward + backward}
     if place.world > 1:
         one = on_one_device(shared["batch_size"], len(dataset.classes), net, seconds, place)
+        told_of("model on one device", one or 0.0)
         name = {2: "two"}.get(place.world, str(place.world))
         ratios[f"{name} devices / one at equal global batch"] = (stages["model"].median, one)
     return NetStages(stages, flops, sent, ratios)
