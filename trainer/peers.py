@@ -38,6 +38,7 @@ from trainer.sample import jpegs, laid_down, stream
 TOLERANCE = 2.0  # levels of 255, by which a colour's mean and spread over an epoch may differ from ours
 ROUNDS = 3
 MOST = 2048  # pictures
+EPOCH = 5120  # of an epoch while the clock runs, at least: where they end, loaders empty their queues and begin anew
 TIMEOUT = 300  # seconds that a loader may take for a round, with writing its own form of the pictures
 
 
@@ -46,21 +47,22 @@ PATIENCE = 5  # seconds that it then has to end
 
 class Pictures(NamedTuple):
     """The same pictures as files and as shards; adapters write their own form beside them. `data` is the folder that
-    holds the set's statistics."""
+    holds the set's statistics; `times`: how often an epoch has each picture."""
 
     folder: Path
     data: Path
     dataset: Dataset
+    times: int = 1
 
     @property
     def files(self) -> list[str]:
-        return sorted(map(str, (self.folder / "images").rglob("*.jpg")))
+        return self.times * sorted(map(str, (self.folder / "images").rglob("*.jpg")))
 
     def form(self, name: str, write: Callable[[Path], None]) -> Path:
         """Another form of the pictures, in a folder of that name; `write` makes it when it is not there yet."""
-        path = self.folder / name
+        path = self.folder / f"{name}-{self.times}"
         if not path.exists():
-            unfinished = self.folder / f"{name}.unfinished"
+            unfinished = self.folder / f"{path.name}.unfinished"
             unfinished.mkdir()
             write(unfinished)
             unfinished.rename(path)
@@ -182,10 +184,11 @@ def dataloader_torchvision(pictures: Pictures, batch: int, workers: int) -> Iter
 def webdataset(pictures: Pictures, transform: Callable, batch: int, workers: int) -> Iterator[torch.Tensor]:
     import webdataset
 
-    tars = [str(tar) for tar in pictures.dataset.tars("train")]
+    tars = pictures.times * [str(tar) for tar in pictures.dataset.tars("train")]
     samples = webdataset.WebDataset(tars, shardshuffle=len(tars), empty_check=False).shuffle(1000).to_tuple("jpg")
     batches = samples.map_tuple(transform).batched(batch, partial=False)
-    return (one for (one,) in again(webdataset.WebLoader(batches, batch_size=None, num_workers=workers)))
+    loader = webdataset.WebLoader(batches, batch_size=None, num_workers=workers, persistent_workers=True)
+    return (one for (one,) in again(loader))
 
 
 def webdataset_pillow(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tensor]:
@@ -229,9 +232,11 @@ def spdl(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tensor]
 def tf_data(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tensor]:
     import tensorflow as tf
 
+    once = pictures._replace(times=1)
+
     def write(folder: Path) -> None:
         with tf.io.TFRecordWriter(str(folder / "pictures.tfrecord")) as writer:
-            for file in pictures.files:
+            for file in once.files:
                 writer.write(Path(file).read_bytes())
 
     def transform(jpeg: tf.Tensor) -> tf.Tensor:
@@ -248,7 +253,7 @@ def tf_data(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tens
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
-    records = tf.data.TFRecordDataset(str(pictures.form("tfrecord", write) / "pictures.tfrecord"))
+    records = tf.data.TFRecordDataset(str(once.form("tfrecord", write) / "pictures.tfrecord"))
     shuffled = records.repeat().shuffle(1000).map(transform, num_parallel_calls=tf.data.AUTOTUNE)
     batches = shuffled.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE).with_options(options)
     return (torch.from_dlpack(tf.experimental.dlpack.to_dlpack(one)) for one in batches)
@@ -272,8 +277,8 @@ def litdata(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tens
         litdata.optimize(read, numbers, str(folder), chunk_bytes="64MB", num_workers=1, verbose=False)
 
     samples = litdata.StreamingDataset(str(pictures.form("litdata", write)), shuffle=True, drop_last=True)
-    loader = litdata.StreamingDataLoader(samples, batch_size=batch, num_workers=workers, collate_fn=stacked)
-    return again(loader)
+    options = {"num_workers": workers, "persistent_workers": True, "collate_fn": stacked}
+    return again(litdata.StreamingDataLoader(samples, batch_size=batch, **options))
 
 
 def mosaicml(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tensor]:
@@ -287,7 +292,7 @@ def mosaicml(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Ten
     streaming.base.util.clean_stale_shared_memory()
     local = str(pictures.form("mosaicml", write) / "mds")
     samples = streaming.StreamingDataset(local=local, shuffle=True, batch_size=batch)
-    options = {"num_workers": workers, "drop_last": True, "collate_fn": stacked}
+    options = {"num_workers": workers, "persistent_workers": True, "drop_last": True, "collate_fn": stacked}
     return again(torch.utils.data.DataLoader(samples, batch, **options))
 
 
@@ -295,13 +300,15 @@ def grain(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tensor
     import grain
     from array_record.python.array_record_module import ArrayRecordWriter
 
+    once = pictures._replace(times=1)
+
     def write(folder: Path) -> None:
         writer = ArrayRecordWriter(str(folder / "pictures.array_record"), "group_size:1")
-        for file in pictures.files:
+        for file in once.files:
             writer.write(Path(file).read_bytes())
         writer.close()
 
-    file = pictures.form("array_record", write) / "pictures.array_record"
+    file = once.form("array_record", write) / "pictures.array_record"
     samples = grain.MapDataset.source(grain.sources.ArrayRecordDataSource([str(file)])).seed(0).shuffle().repeat()
     batches = samples.map(lambda jpeg: with_pillow(jpeg).numpy()).to_iter_dataset().batch(batch, drop_remainder=True)
     loader = batches.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(num_workers=workers))
@@ -335,15 +342,18 @@ def ffcv(pictures: Pictures, batch: int, workers: int) -> Iterator[torch.Tensor]
             shape = (CROP, CROP, 3)
             return replace(state, shape=shape), AllocationQuery(shape, state.dtype)
 
+    once = pictures._replace(times=1)
+
     def write(folder: Path) -> None:
         fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=95)}  # it encodes all pictures anew
         DatasetWriter(str(folder / "pictures.beton"), fields, num_workers=1).from_indexed_dataset(
-            [(Image.open(file).convert("RGB"),) for file in pictures.files]
+            [(Image.open(file).convert("RGB"),) for file in once.files]
         )
 
     steps = [CenterCropRGBImageDecoder((SIZE, SIZE), ratio=1), RandomCrop(), RandomHorizontalFlip(), ToTensor()]
-    file = str(pictures.form("ffcv", write) / "pictures.beton")
-    loader = Loader(file, batch, workers, order=OrderOption.RANDOM, drop_last=True, pipelines={"image": steps})
+    file = str(once.form("ffcv", write) / "pictures.beton")
+    options = {"indices": list(range(len(once.files))) * pictures.times, "pipelines": {"image": steps}}
+    loader = Loader(file, batch, workers, order=OrderOption.RANDOM, drop_last=True, **options)
     return (images for (images,) in again(loader))
 
 
@@ -383,10 +393,12 @@ class Round(NamedTuple):
 
 def measured(peer: Peer, pictures: Pictures, batch: int, workers: int, seconds: float, check: bool) -> Round:
     """A loader's round, in the process at hand: so many seconds, after as many that are not counted."""
-    batches = peer.batches(pictures, batch, workers)
     mean = spread = None
     if check:
+        batches = peer.batches(pictures, batch, workers)
         mean, spread = levels(next(batches) for _ in range(len(pictures.files) // batch))
+        del batches
+    batches = peer.batches(pictures._replace(times=-(-EPOCH // len(pictures.files))), batch, workers)
     for _ in range(2):  # the first time empties what was made ahead, which may be a thousand pictures
         next(batches)
         count, began = 0, time.perf_counter()
