@@ -32,6 +32,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
+def commands_of(reports: dict[str, dict]) -> str:
+    return "; ".join(f"`{report['command']}`" for report in reports.values())
+
+
 def training() -> str:
     reports = {
         head: json.loads((RESULTS / f"throughput-2core-{name}.json").read_text()) for name, head in TRAINED.items()
@@ -55,13 +59,12 @@ def training() -> str:
         rows.append([told, *(f"{ratio['ratio']:.2f}" if ratio else "" for ratio in found)])
     rows.append(["bound by", *(report["bottleneck"] for report in reports.values())])
     rows.append(["90 epochs of ImageNet, hours", *(f"{report['paper_hours']:,.0f}" for report in reports.values())])
-    commands = "; ".join(f"`{report['command']}`" for report in reports.values())
     return (
         "**Training**, img/s, and how much of its own limit each stage reaches ([what is what](docs/throughput.md));\n"
         f"for training that is the prediction from the other stages. {where['cpu']}, {where['cores']} cores, torch "
         f"{where['torch']}, DALI {where['dali']}, batch {next(iter(reports.values()))['batch_size']}.\n\n"
         + table(["stage", *reports], rows)
-        + f"\n\nMade by {commands}."
+        + f"\n\nMade by {commands_of(reports)}."
     )
 
 
@@ -118,6 +121,7 @@ def peers() -> str:
         "**Other loaders** on the same pictures, transform, batch and cores, in turns, img/s, medians of three rounds\n"
         "(ours / theirs in brackets); the pixels that they make are held against ours (`--peers`).\n\n"
         + table(["loader", *reports], rows)
+        + f"\n\nMade by {commands_of(reports)}, with torch {next(iter(reports.values()))['machine']['torch']}."
     )
 
 
