@@ -24,8 +24,8 @@ TRAINED = {
 PEERS = {"originals": "originals", "at-256": "at 256"}
 
 
-def read(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}-2core.json").read_text())
+def read(name: str, of: str = "") -> dict:
+    return json.loads((RESULTS / f"{name}-2core{of and '-'}{of}.json").read_text())
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -37,9 +37,7 @@ def commands_of(reports: dict[str, dict]) -> str:
 
 
 def training() -> str:
-    reports = {
-        head: json.loads((RESULTS / f"throughput-2core-{name}.json").read_text()) for name, head in TRAINED.items()
-    }
+    reports = {head: read("throughput", name) for name, head in TRAINED.items()}
     stages = {head: {stage["name"]: stage for stage in report["stages"]} for head, report in reports.items()}
     where = next(iter(reports.values()))["machine"]
 
@@ -109,7 +107,7 @@ def sharding() -> str:
 
 
 def peers() -> str:
-    reports = {head: read(f"peers-{name}") for name, head in PEERS.items()}
+    reports = {head: read("peers", name) for name, head in PEERS.items()}
     names = [peer["name"] for peer in next(iter(reports.values()))["peers"]]
     found = {head: {peer["name"]: peer for peer in report["peers"]} for head, report in reports.items()}
 
