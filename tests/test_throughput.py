@@ -17,6 +17,7 @@ from trainer.alexnet import AlexNet
 from trainer.launch import Place
 from trainer.raw import decoders
 from trainer.sample import jpegs
+from trainer.steps import Steps
 from trainer.timing import timed
 from trainer.towers import whole
 
@@ -174,6 +175,16 @@ def test_the_clock_covers_the_windows_alone():
     found = timed(step, 5, 0.5, HERE)
     assert found.median == pytest.approx(500, rel=0.15) and len(found.rates) == 5
     assert found.cpu < 0.5 and found.gpu is None and found.memory > 2**20
+
+
+def test_a_batch_that_is_repeated_is_not_learned():
+    resident = Steps(HERE, 4, 0.05)
+    before = [parameter.detach().clone() for parameter in resident.net.parameters()]
+    images, labels = torch.randn(8, 3, 224, 224) * 50, torch.randint(4, (8,))
+    for _ in range(20):
+        resident.update(images, labels)
+    for one, other in zip(before, resident.net.parameters(), strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_peak_of_memory_is_of_its_own_stage():
