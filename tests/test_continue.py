@@ -137,7 +137,13 @@ def test_ctrl_c_is_one_line_and_the_command_goes_on(many, unbroken, tmp_path):
     words = ["shard", "--imagenet-root", many, "--out", out, "--size", 256, "--shard-size", 500_000]
     command = [sys.executable, str(PROJECT / "cli.py"), *map(str, words)]
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Else tests that a shell has started in the background hand on that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: visible(out))
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike

@@ -113,7 +113,7 @@ def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(scaling, "stream", noted)
     chosen = {"threads": None, "prefetch": 3, "affinity": None, "decode_on": None, "hw_decoder_load": None}
-    axes = scaling.scale(data, tmp_path, 4, 0.05, 0.05, chosen, "cpu")
+    axes = scaling.scale(data, tmp_path, 4, {"width": 0.05}, 0.05, chosen, "cpu", "towers")
     assert {prefetch for _, prefetch in used} == {3} and used[0][0] == 1  # as chosen, but for what is changed
     assert [axis["axis"] for axis in axes] == ["threads", "ranks", "batch", "pictures"]
     points = {axis["axis"]: [point["x"] for point in axis["points"]] for axis in axes}
