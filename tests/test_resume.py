@@ -95,26 +95,29 @@ def unbroken(data, tmp_path_factory):
 
 
 def test_killed_many_times_at_random_a_run_ends_as_the_unbroken_one(data, unbroken, tmp_path):
-    context, rng, kills = multiprocessing.get_context("forkserver"), random.Random(), 0
+    context, rng, kills, number = multiprocessing.get_context("forkserver"), random.Random(), 0, 0
     context.set_forkserver_preload(["trainer.loop"])
-    out = tmp_path / "run"
-    while True:
-        seen = [path.name for path in checkpoint.all_of(out)]
-        running = context.Process(target=run, args=(data, out))
-        running.start()
-        # Mostly after some progress, so that it ends; now and then at once
-        while running.is_alive() and rng.random() < 0.999 and [path.name for path in checkpoint.all_of(out)] == seen:
-            time.sleep(0.005)
-        running.join(rng.random() * 0.2)
-        running.kill()
-        running.join()
-        kills += running.exitcode == -signal.SIGKILL
-        if running.exitcode == 0:
-            break
-        assert running.exitcode == -signal.SIGKILL
-    assert kills >= 3
-    assert_same(out, unbroken)
-    assert not list(out.glob(".*.tmp-*"))  # what kills had left
+    while kills < 3:  # one run may come to its end before
+        number += 1
+        out = tmp_path / f"run{number}"
+        while True:
+            seen = [path.name for path in checkpoint.all_of(out)]
+            running = context.Process(target=run, args=(data, out))
+            running.start()
+            # Mostly after some progress, so that it ends; now and then at once
+            while running.is_alive() and rng.random() < 0.999:
+                if [path.name for path in checkpoint.all_of(out)] != seen:
+                    break
+                time.sleep(0.005)
+            running.join(rng.random() * 0.2)
+            running.kill()
+            running.join()
+            kills += running.exitcode == -signal.SIGKILL
+            if running.exitcode == 0:
+                break
+            assert running.exitcode == -signal.SIGKILL
+        assert_same(out, unbroken)
+        assert not list(out.glob(".*.tmp-*"))  # what kills had left
 
 
 def raising(monkeypatch, name, number, at):
