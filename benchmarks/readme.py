@@ -49,9 +49,10 @@ def training() -> str:
     rows = [[name, *(cell(of.get(name)) for of in stages.values())] for name in names]
     ratios = {
         "LRN tax": "LRN tax",
-        "resume: first 100 steps / steady state": "a resumed run's first 100 steps / steady",
+        "resume: first 100 steps / steady state": "a resumed run's first 100 steps, those beyond `--seconds` taken as "
+        "steady / steady",
+        "two devices / one at equal global batch": "two processes / one at the same batch",
     }
-    ratios["two devices / one at equal global batch"] = "two processes / one at the same batch"
     for name, told in ratios.items():
         found = (report["ratios"].get(name) for report in reports.values())
         rows.append([told, *(f"{ratio['ratio']:.2f}" if ratio else "" for ratio in found)])

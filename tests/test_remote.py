@@ -92,6 +92,7 @@ def test_batches_are_those_of_the_folder(data, tmp_path, serve, scheme):
     url = serve(data).url if scheme == "http" else data.as_uri()
     near, far = loader_of(data), loader_of(Remote(url, tmp_path))
     assert_same(near.epoch(1), far.epoch(1))
+    assert near.keys(1, 0) == far.keys(1, 0)
     assert_same(list(near.epoch(2))[5:], far.epoch(2, start=5))
     for view in ("centre", "ten", "patch"):
         words = (view, 5, "val")
