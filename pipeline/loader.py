@@ -154,14 +154,18 @@ class Loader:
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from number `start` on: the same ones whether or not the earlier were read."""
+        """The epoch's batches from number `start` on: the same ones whether or not the earlier were read. A batch's
+        pictures are DALI's memory, to be read, or a GPU told to, before the next batch is asked for."""
         if start >= self.batches:
             return
         pipe, order = self.pipeline(epoch, start), self.order(epoch)[:, self._mine]
+        # Pictures that are bound to torch's stream go back to DALI when that has read them, however far Python is ahead
+        device_id = self.running["device_id"]
+        stream = None if device_id is None else torch.cuda.current_stream(device_id)
         for batch in range(start, self.batches):
             while True:
                 try:
-                    images, labels = pipe.run()
+                    images, labels = pipe.run(stream)
                     break
                 except RuntimeError as error:
                     self._find_bad(order[batch : batch + self.prefetch + 1], error)

@@ -315,7 +315,7 @@ def test_a_failure_with_no_bad_picture_is_told_as_it_is(data, monkeypatch):
     loader = loader_of(Dataset.load(data))
 
     class Failing:
-        def run(self):
+        def run(self, stream):
             raise RuntimeError("out of memory")
 
     monkeypatch.setattr(loader, "pipeline", lambda *_: Failing())
@@ -331,6 +331,20 @@ def test_gpu_pictures_are_the_cpus(dataset):
     cpu, gpu = cpu.float(), gpu.float()
     # nvJPEG's inverse DCT rounds otherwise than libjpeg-turbo's
     assert (cpu - gpu.cpu()).abs().mean(dim=(1, 2, 3)).max() < 2 * TOLERANCE
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_gpu_pictures_wait_for_a_gpu_that_is_behind(dataset):
+    def sums(cycles):
+        found = []
+        for epoch in range(4):
+            for batch in loader_of(dataset, device_id=0).epoch(epoch):
+                torch.cuda._sleep(cycles)  # DALI has the next batches ready long before this one is read
+                found.append(batch.images.long().sum(dim=(1, 2, 3)))
+        return torch.stack(found).cpu()
+
+    assert torch.equal(sums(50_000_000), sums(0))
 
 
 def test_the_pattern_of_ten_crops_is_symmetric():
