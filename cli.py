@@ -32,6 +32,9 @@ PRECISION = click.option(
 COMPILE = click.option(
     "--compile", is_flag=True, help="Have torch.compile fuse the step.  [default: TorchScript, the LRN alone]"
 )
+CUDA_GRAPHS = click.option(
+    "--cuda-graphs", is_flag=True, help="Record the step's kernels once and launch them together: one GPU."
+)
 DEVICE = click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
@@ -358,6 +361,7 @@ def info(data, as_json):
 @click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
 @PRECISION
 @COMPILE
+@CUDA_GRAPHS
 @click.option(
     "--mean",
     type=click.Choice(["image", "channel"]),
@@ -465,6 +469,7 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 @click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
 @PRECISION
 @COMPILE
+@CUDA_GRAPHS
 @GPUS
 @PARALLEL
 @DEVICE

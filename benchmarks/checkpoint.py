@@ -28,12 +28,12 @@ from shards.files import atomic_write
 from trainer import checkpoint
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
-from trainer.loop import train_step
 from trainer.precision import Precision
 from trainer.recipe import PaperSGD
 from trainer.stopping import StopRequest
 from trainer.throughput import machine
 from trainer.towers import replicate
+from trainer.update import Update
 
 
 def timed(function: Callable, *arguments) -> float:
@@ -97,12 +97,13 @@ def agree(place: Place, steps: int, out: Path) -> None:
     net = AlexNet(1000, 0.25, layout=place.layout)
     net.initialise(seed=0)
     trained, optimiser = replicate(net, place.layout), PaperSGD(net.parameters(), lr=0.01)
-    images, labels, rng = torch.randn(32, 3, 224, 224), torch.randint(1000, (32,)), torch.Generator()
-    precision, spent, all_of_it = Precision("fp32", place.device), [], []
+    update = Update(trained, place.layout, optimiser, Precision("fp32", place.device), place.device, seed=0)
+    images, labels = torch.randn(32, 3, 224, 224), torch.randint(1000, (32,))
+    spent, all_of_it = [], []
     with StopRequest(place.world) as stop:
         for step in range(steps):
             began = time.perf_counter()
-            train_step(trained, place.layout, optimiser, images, labels, rng, 0, step, precision)
+            update(images, labels, step)
             spent.append(timed(stop.agreed))
             all_of_it.append(time.perf_counter() - began)
     if place.rank == 0:

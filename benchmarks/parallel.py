@@ -21,19 +21,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shards.files import atomic_write
 from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
-from trainer.loop import train_step
 from trainer.precision import Precision
 from trainer.recipe import PaperSGD
 from trainer.throughput import machine
 from trainer.towers import replicate
+from trainer.update import Update
 
 
 def steps(place: Place, out: Path, batch_size: int, width: float, count: int) -> None:
     layout, summed = place.layout, [0]
     net = AlexNet(1000, width, layout=layout)
     net.initialise(seed=0)
-    precision = Precision("fp32", place.device)
     trained, optimiser = replicate(net, layout), PaperSGD(net.parameters(), lr=0.01)
+    update = Update(trained, layout, optimiser, Precision("fp32", place.device), place.device, seed=0)
 
     def hook(group, bucket):
         summed[0] += bucket.buffer().nbytes
@@ -43,10 +43,10 @@ def steps(place: Place, out: Path, batch_size: int, width: float, count: int) ->
         trained.register_comm_hook(layout.replicas.group or layout.dense.group, hook)
     pictures = batch_size * layout.towers.size // place.world
     labels = torch.randint(1000, (batch_size if layout.convolves_its_own else pictures,))
-    images, rng, times = torch.randn(pictures, 3, 224, 224), torch.Generator(), []
+    images, times = torch.randn(pictures, 3, 224, 224), []
     for step in range(count + 1):
         began, summed[0], layout.dense.sent, layout.towers.sent = time.perf_counter(), 0, 0, 0
-        train_step(trained, layout, optimiser, images, labels, rng, 0, step, precision)
+        update(images, labels, step)
         times.append(time.perf_counter() - began)
     sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
     if place.rank == 0:

@@ -14,6 +14,7 @@ A step, forward, backward and update of the whole net on a batch that stays wher
     no LRN      the same without normalisation: over it, the normalisation's tax
     compiled    `train --compile`
     bf16        `train --precision bf16`
+    CUDA graphs `train --cuda-graphs`, on a GPU
 
 Contestants take turns: in a round each runs once, and each round begins with another one; a ratio is of one round.
 Steps run in a process of their own each, for memory is kept by process, and measure the products' speed as they go.
@@ -37,17 +38,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shards.files import atomic_write
 from shards.workers import cores
 from trainer import alexnet, launch
-from trainer.loop import train_step
 from trainer.lrn import local_response_norm
 from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
 from trainer.throughput import machine
 from trainer.towers import whole
+from trainer.update import Update
 
 BATCH = 128
 SHAPES = {"96 x 55 x 55": (96, 55, 55), "256 x 27 x 27": (256, 27, 27)}
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-STEPS = ("plain", "reusing", "ours", "no LRN", "compiled", "bf16")
+STEPS = ("plain", "reusing", "ours", "no LRN", "compiled", "bf16", "CUDA graphs")
 # Each layer's forward pass as a matrix product: pictures x positions, numbers that an output reads, outputs, groups
 PRODUCTS = {
     "conv1": (55 * 55, 3 * 11 * 11, 96, 1),
@@ -69,6 +70,7 @@ RATIOS = {
     "ours / no LRN (the tax)": ("ours", "no LRN", None, None),
     "compiled / ours": ("compiled", "ours", None, None),
     "bf16 / ours": ("bf16", "ours", None, None),
+    "CUDA graphs / ours": ("CUDA graphs", "ours", None, None),
 }
 
 
@@ -218,8 +220,8 @@ def step_of(contestant: str, device: torch.device) -> Callable[[], object]:
     images, labels = images.to(device), labels.to(device)
     trained = compiled(net, splits=False, device=device) if contestant == "compiled" else net
     precision = Precision("bf16" if contestant == "bf16" else "fp32", device)
-    layout, rng = whole(), torch.Generator(device)
-    return lambda: train_step(trained, layout, optimiser, images, labels, rng, 0, 0, precision)
+    update = Update(trained, whole(), optimiser, precision, device, seed=0, cuda_graphs=contestant == "CUDA graphs")
+    return lambda: update(images, labels, 0)
 
 
 def one_step(contestant: str, device: torch.device, steps: int) -> dict:
@@ -238,6 +240,7 @@ def one_step(contestant: str, device: torch.device, steps: int) -> dict:
 
 def measure_steps(device: str, rounds: int, steps: int) -> dict:
     rates, products = {}, {}
+    contestants = [name for name in STEPS if name != "CUDA graphs" or device == "cuda"]
 
     def run(contestant: str) -> float:
         command = [sys.executable, __file__, "--one", contestant, "--steps", str(steps), "--device", device]
@@ -245,15 +248,16 @@ def measure_steps(device: str, rounds: int, steps: int) -> dict:
         products.setdefault(contestant, []).append(told["products"])
         return told["img_per_s"]
 
-    rates = in_turns({name: functools.partial(run, name) for name in STEPS}, rounds, warm=0)
+    rates = in_turns({name: functools.partial(run, name) for name in contestants}, rounds, warm=0)
     # The machine's speed changes by the hour, so a step is held against the products beside it
     share = {
         name: summary([OPERATIONS * rate / flops for rate, flops in zip(rates[name], products[name], strict=True)])
-        for name in STEPS
+        for name in contestants
     }
     ratios = {
         name: summary([a / b for a, b in zip(rates[over], rates[under], strict=True)])
         for name, (over, under, *_) in RATIOS.items()
+        if over in rates
     }
     return {
         "img_per_s": {name: summary(of) for name, of in rates.items()},

@@ -19,10 +19,10 @@ from pipeline.loader import BAD
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
-from trainer.loop import train_step
 from trainer.precision import Precision
 from trainer.recipe import PaperSGD
 from trainer.towers import replicate, whole
+from trainer.update import Update
 
 BATCH, WIDTH, FULL = 12, 0.125, Precision("fp32", torch.device("cpu"))
 # --parallel and --gpus
@@ -53,10 +53,12 @@ def two_steps(layout, dtype, dropout, classes, rank=0, world=1):
     labels[1] = BAD  # so that the replicas do not count alike
     mine = share(layout, rank, world)
     labels = labels if layout.convolves_its_own else labels[mine]
-    trained, optimiser, rng = replicate(net, layout), PaperSGD(net.parameters(), lr=0.01), torch.Generator()
+    update = Update(
+        replicate(net, layout), layout, PaperSGD(net.parameters(), lr=0.01), FULL, torch.device("cpu"), seed=3
+    )
     found = {}
     for step in range(2):
-        loss = train_step(trained, layout, optimiser, images[mine], labels, rng, 3, step, FULL)
+        loss = update(images[mine], labels, step)
         found[f"loss {step}"] = layout.replicas.sum(loss.clone())
     found |= {f"gradient of {name}": net.holders(name).gather(p.grad).clone() for name, p in net.named_parameters()}
     found |= {name: value.clone() for name, value in net.canonical_state().items()}
@@ -109,7 +111,8 @@ def count_as_rank(place, folder, width):
     mine = share(layout, place.rank, place.world)
     images, labels = torch.randn(BATCH, 3, 224, 224)[mine], torch.arange(BATCH)
     labels = labels if layout.convolves_its_own else labels[mine]
-    train_step(trained, layout, PaperSGD(net.parameters(), lr=0.01), images, labels, torch.Generator(), 0, 0, FULL)
+    update = Update(trained, layout, PaperSGD(net.parameters(), lr=0.01), FULL, torch.device("cpu"), seed=0)
+    update(images, labels, 0)
     sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
     counts = {"sent": sent, "summed": sum(summed), "parameters": sum(p.nbytes for p in net.parameters())}
     (folder / f"{place.rank}.json").write_text(json.dumps(counts))

@@ -7,10 +7,10 @@ from shards.errors import InputError
 from trainer import checkpoint
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
-from trainer.loop import train_step
 from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
 from trainer.towers import whole
+from trainer.update import Update
 
 CPU = torch.device("cpu")
 
@@ -22,10 +22,8 @@ def steps(precision, build=lambda net: net, count=2):
     before = {name: value.clone() for name, value in net.canonical_state().items()}
     optimiser, data = PaperSGD(net.parameters(), lr=0.01), torch.Generator().manual_seed(2)
     images, labels = 50 * torch.randn(8, 3, 224, 224, generator=data), torch.arange(8)
-    trained, rng = build(net), torch.Generator()
-    losses = [
-        train_step(trained, whole(), optimiser, images, labels, rng, 5, step, precision).item() for step in range(count)
-    ]
+    update = Update(build(net), whole(), optimiser, precision, CPU, seed=5)
+    losses = [update(images, labels, step).item() for step in range(count)]
     assert all(value.dtype == torch.float32 for value in net.canonical_state().values())
     return losses, {name: value - before[name] for name, value in net.canonical_state().items()}
 
@@ -46,10 +44,12 @@ def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale():
     weight = torch.nn.Parameter(torch.ones(3))
     optimiser = PaperSGD([weight], lr=0.1)
     before = precision.scaler.get_scale()
-    precision.update(weight.sum() * float("inf"), optimiser)
+    precision.backward(weight.sum() * float("inf"))
+    precision.update(optimiser)
     assert torch.equal(weight.detach(), torch.ones(3)) and precision.scaler.get_scale() == before / 2
     optimiser.zero_grad()
-    precision.update(weight.sum(), optimiser)
+    precision.backward(weight.sum())
+    precision.update(optimiser)
     assert weight[0].item() == pytest.approx(1 - 0.1 * (1 + 0.0005))
 
 
@@ -57,7 +57,8 @@ def overflow_in_one(place, out):
     """Rank 1's part of a layer overflows, rank 0's does not."""
     precision = Precision("fp16", place.device, place.world)
     weight = torch.nn.Parameter(torch.ones(3))
-    precision.update(weight.sum() * (float("inf") if place.rank == 1 else 1.0), PaperSGD([weight], lr=0.1))
+    precision.backward(weight.sum() * (float("inf") if place.rank == 1 else 1.0))
+    precision.update(PaperSGD([weight], lr=0.1))
     torch.save([weight.detach(), precision.scaler.get_scale()], out / str(place.rank))
 
 
@@ -71,7 +72,8 @@ def test_an_overflow_in_one_tower_leaves_the_step_out_in_both(tmp_path):
 def test_the_scale_is_in_the_checkpoint(tmp_path):
     precision = Precision("fp16", CPU)
     weight = torch.nn.Parameter(torch.ones(3))
-    precision.update(weight.sum() * float("inf"), PaperSGD([weight], lr=0.1))
+    precision.backward(weight.sum() * float("inf"))
+    precision.update(PaperSGD([weight], lr=0.1))
     net = AlexNet(2, width=0.05)
     net.initialise(seed=0)
     optimiser = PaperSGD(net.parameters(), lr=0.1)

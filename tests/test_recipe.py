@@ -14,10 +14,11 @@ from shards.synthetic import render_folders
 from shards.writer import write_dataset
 from trainer.alexnet import AlexNet
 from trainer.launch import layout_of, leave_group
-from trainer.loop import optimiser_of, rate_at, train_step
+from trainer.loop import optimiser_of, rate_at
 from trainer.precision import Precision
 from trainer.recipe import LARS, PaperSGD, large_batch_rate, learning_rate, plateaus
 from trainer.towers import whole
+from trainer.update import Update
 
 
 def test_three_steps_by_hand():
@@ -145,18 +146,18 @@ def crops(tmp_path_factory):
 
 def last_loss(crops, recipe, batch_size, lr, epochs=20):
     """The mean training loss of the last three epochs of a narrow net."""
-    (images, labels), net, layout = crops, AlexNet(4, width=0.1), whole()
+    (images, labels), net = crops, AlexNet(4, width=0.1)
     net.initialise(seed=0)
     optimiser, precision = optimiser_of(recipe, net, lr), Precision("fp32", torch.device("cpu"))
     config = {"recipe": recipe, "batch_size": batch_size, "lr": lr, "lr_steps": (), "patience": 5}
-    batches, losses, generator = len(images) // batch_size, [], torch.Generator()
+    update = Update(net, whole(), optimiser, precision, torch.device("cpu"), seed=0)
+    batches, losses = len(images) // batch_size, []
     for step in range(epochs * batches):
         epoch, number = divmod(step, batches)
         chosen = np.random.default_rng(epoch).permutation(len(images))[number * batch_size : (number + 1) * batch_size]
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, batches, config, []) * group["times"]
-        step_of = (net, layout, optimiser, images[chosen], labels[chosen], generator, 0, step, precision)
-        losses.append(train_step(*step_of).item())
+        losses.append(update(images[chosen], labels[chosen], step).item())
     return np.mean(losses[-3 * batches :])
 
 

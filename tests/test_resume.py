@@ -24,6 +24,7 @@ from shards.synthetic import render_folders
 from shards.writer import write_dataset
 from trainer import checkpoint, loop, metrics
 from trainer.stopping import SIGNALS, STOPPED, Stopped
+from trainer.update import Update
 
 STEPS = 20  # two epochs of 8 and a half
 RUN = {"device": "cpu", "width": 0.05, "batch_size": 4, "lr": 0.001, "steps": STEPS}
@@ -120,22 +121,23 @@ def test_killed_many_times_at_random_a_run_ends_as_the_unbroken_one(data, unbrok
         assert not list(out.glob(".*.tmp-*"))  # what kills had left
 
 
-def raising(monkeypatch, name, number, at):
-    """Has this process get a signal as the loop calls its function `name` for the `at`th time."""
-    function, calls = getattr(loop, name), iter(range(1, 10**6))
+STEP = (Update, "__call__")
+
+
+def raising(monkeypatch, where, number, at):
+    """Has this process get a signal as the loop calls a function, (what it is of, its name), for the `at`th time."""
+    function, calls = getattr(*where), iter(range(1, 10**6))
 
     def called(*arguments, **keywords):
         if next(calls) == at:
             os.kill(os.getpid(), number)
         return function(*arguments, **keywords)
 
-    monkeypatch.setattr(loop, name, called)
+    monkeypatch.setattr(*where, called)
 
 
 # In mid-epoch, at the first epoch's end, at the last step; in an evaluation, and in the last one of ten crops
-@pytest.mark.parametrize(
-    "where, at, step", [("train_step", 6, 6), ("train_step", 8, 8), ("train_step", 20, 20), ("evaluate", 1, 8)]
-)
+@pytest.mark.parametrize("where, at, step", [(STEP, 6, 6), (STEP, 8, 8), (STEP, 20, 20), ((loop, "evaluate"), 1, 8)])
 def test_asked_to_stop_anywhere_it_loses_nothing(data, unbroken, tmp_path, monkeypatch, where, at, step):
     out, number = tmp_path / "run", SIGNALS[at % 3]
     before = [signal.getsignal(each) for each in SIGNALS]
@@ -152,7 +154,7 @@ def test_asked_to_stop_anywhere_it_loses_nothing(data, unbroken, tmp_path, monke
 def test_asked_to_stop_in_the_last_evaluation_it_makes_that_anew(data, unbroken, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        raising(patch, "evaluate", signal.SIGTERM, 4)  # the one of ten crops
+        raising(patch, (loop, "evaluate"), signal.SIGTERM, 4)  # the one of ten crops
         with pytest.raises(Stopped):
             run(data, out)
     assert newest(out)["step"] == STEPS and "nothing is left to do" not in capsys.readouterr().out
@@ -231,13 +233,13 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_taken(data, u
 
 @pytest.mark.parametrize("at", [8, 9])  # between checkpoints, and where one is due
 def test_a_loss_that_is_no_number_ends_the_run_and_names_pictures_and_checkpoint(data, tmp_path, monkeypatch, at):
-    real, calls = loop.train_step, iter(range(1, 100))
+    real, calls = Update.__call__, iter(range(1, 100))
 
     def planted(*arguments):
         loss = real(*arguments)
         return loss * math.nan if next(calls) == at else loss
 
-    monkeypatch.setattr(loop, "train_step", planted)
+    monkeypatch.setattr(*STEP, planted)
     with pytest.raises(InputError) as raised:
         run(data, tmp_path / "run", batch_size=10, checkpoint_every=3)
     told = str(raised.value)
@@ -277,7 +279,7 @@ def test_a_plateau_drops_the_rate_and_resuming_keeps_it(data, tmp_path, monkeypa
     assert rates[:16] == [1e-12] * 16 and rates[16:24] == [1e-13] * 8 and rates[24] == pytest.approx(1e-14)
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        raising(patch, "train_step", signal.SIGTERM, 19)
+        raising(patch, STEP, signal.SIGTERM, 19)
         with pytest.raises(Stopped):
             run(data, out, **words)
     run(data, out, **words)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.loader import Loader
 from shards.errors import InputError
-from trainer import limits, steps, throughput, verdict
+from trainer import limits, throughput, verdict
 from trainer.alexnet import AlexNet
 from trainer.launch import Place
 from trainer.raw import decoders
@@ -20,6 +20,7 @@ from trainer.sample import jpegs
 from trainer.steps import Steps
 from trainer.timing import timed
 from trainer.towers import whole
+from trainer.update import Update
 
 PROJECT = Path(__file__).parents[1]
 RECORDED = sorted((PROJECT / "benchmarks" / "results").glob("throughput-2core*.json"))
@@ -34,8 +35,8 @@ def bench(data, tmp_path):
 
     def run(**changed):
         out = tmp_path / "bench.json"
-        options = {"batch_size": 16, "width": 0.05, "precision": "fp32", "compile": False, "parallel": "towers"}
-        options |= {"seconds": 0.2, "cold": False, "decoding": CHOSEN}
+        options = {"batch_size": 16, "width": 0.05, "precision": "fp32", "compile": False, "cuda_graphs": False}
+        options |= {"parallel": "towers", "seconds": 0.2, "cold": False, "decoding": CHOSEN}
         options |= {"with_peers": False, "with_scaling": False, "report_path": None, "tune": False}
         throughput.bench(data, out, gpus=1, device="cpu", **{**options, **changed})
         return json.loads(out.read_text())
@@ -109,13 +110,13 @@ def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_verdict(bench,
         time.sleep(0.2)
         return torch.zeros(())
 
-    monkeypatch.setattr(steps, "train_step", slow_step)
+    monkeypatch.setattr(Update, "__call__", slow_step)
     slow = bench()
     assert slow["bottleneck"] == "model" and "bound by the model at" in slow["verdict"]
     model = next(stage for stage in slow["stages"] if stage["name"] == "model")
     assert model["img_per_s"] == pytest.approx(16 / 0.2, rel=0.1)
 
-    monkeypatch.setattr(steps, "train_step", lambda *_, **__: torch.zeros(()))
+    monkeypatch.setattr(Update, "__call__", lambda *_, **__: torch.zeros(()))
     draws = Loader.draws
 
     def slow_draws(self, *where):

@@ -16,13 +16,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from nvidia import dali
-from torch import nn
 
 from pipeline.feed import Feed
-from pipeline.loader import BAD, Loader
+from pipeline.loader import Loader
 from pipeline.stats import Stats
 from shards.errors import InputError
 from shards.files import atomic_write, locked
@@ -35,8 +33,10 @@ from trainer.evaluate import evaluate
 from trainer.launch import Place, launch
 from trainer.precision import Precision, compiled
 from trainer.recipe import LARS, PLATEAU, PaperSGD, large_batch_rate, learning_rate
+from trainer.replay import check_graphs
 from trainer.stopping import Stopped, StopRequest
-from trainer.towers import Layout, replicate
+from trainer.towers import replicate
+from trainer.update import Update
 
 # What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
 IDENTITY = (
@@ -69,6 +69,7 @@ def train(
     lighting: bool = True,
     precision: str = "fp32",
     compile: bool = False,
+    cuda_graphs: bool = False,
     mean: str = "image",
     max_bad: float = 0.001,
     decoding: dict | None = None,
@@ -86,11 +87,11 @@ def train(
     Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
     given); batch_size: of the global batch; recipe: "paper" or "large-batch", see `trainer.recipe`; lr_steps: epochs at
     whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; variant,
-    activation, norm, pool: see `trainer.alexnet.Variant`; precision, compile: see `trainer.precision`; lighting,
-    max_bad: see `pipeline.loader.Loader`; mean: see `pipeline.feed.Feed`; decoding: what is chosen of
-    `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`; checkpoint_every,
-    log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop test at the end;
-    tensorboard: see `trainer.metrics.Journal`; profile: the first and last step to trace.
+    activation, norm, pool: see `trainer.alexnet.Variant`; precision, compile: see `trainer.precision`; cuda_graphs: see
+    `trainer.replay`; lighting, max_bad: see `pipeline.loader.Loader`; mean: see `pipeline.feed.Feed`; decoding: what is
+    chosen of `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`;
+    checkpoint_every, log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop
+    test at the end; tensorboard: see `trainer.metrics.Journal`; profile: the first and last step to trace.
     Raises: InputError; `trainer.stopping.Stopped` when it was asked to stop, after a checkpoint.
     """
     if epochs is not None and steps is not None:
@@ -126,6 +127,7 @@ def train(
         "lighting": lighting,
         "precision": precision,
         "compile": compile,
+        "cuda_graphs": cuda_graphs,
         "mean": mean,
         "max_bad": max_bad,
         "decoding": decoding or {},
@@ -171,6 +173,8 @@ def check_run_folder(out: Path, config: dict, resume: bool) -> None:
 
 def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> None:
     """One rank's part of a training run."""
+    if config["cuda_graphs"]:
+        check_graphs(place.device, place.world)
     dataset = Dataset.load(data)
     stats = Stats.load(dataset.root)
     config["decoding"] = place.settings(config["decoding"], dataset.size)._asdict()
@@ -202,6 +206,8 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
         trained = replicate(net, place.layout)
         if config["compile"]:
             trained = compiled(trained, place.layout.dense.size > 1, place.device)
+        how = (precision, place.device, config["seed"], config["cuda_graphs"])
+        update = Update(trained, place.layout, optimiser, *how)
         journal = None
         if first:
             with atomic_write(out / "config.json") as file:
@@ -211,7 +217,7 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
                 done = step > last or (step == last and (step in errors or not val))
                 print(f"Resumed after step {step} of {last}" + (": nothing is left to do" if done else ""))
 
-        rng, clock = torch.Generator(place.device), metrics.Clock(place.device)
+        clock = metrics.Clock(place.device)
         writer = checkpoint.Writer(out, first, config["keep"])
         tracer = held.enter_context(Tracer(config["profile"], out)) if first else None
         left = (last - step) * config["batch_size"]
@@ -257,7 +263,7 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
             before = loss
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["times"]
-            loss = train_step(trained, place.layout, optimiser, images, labels, rng, config["seed"], step, precision)
+            loss = update(images, labels, step)
             # Of the step before: a GPU has one to work on while this waits
             check_finite(before, step, loader, optimiser, out)
             writer.check()
@@ -369,26 +375,3 @@ class Tracer:
             self.profiler.start()
         if self.steps and step == self.steps[1]:
             self.__exit__()
-
-
-def train_step(
-    trained: nn.Module,
-    layout: Layout,
-    optimiser,
-    images,
-    labels,
-    rng: torch.Generator,
-    seed: int,
-    step: int,
-    precision: Precision,
-) -> torch.Tensor:
-    """One update on a global batch; returns this replica's share of the mean loss over it, a scalar on the device: the
-    shares add up. `trained` is what `trainer.towers.replicate` made; `step` counts the updates before."""
-    rng.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
-    good = layout.replicas.sum((labels != BAD).sum())
-    with precision.context():
-        loss = layout.dense.cross_entropy(trained(images, rng), labels, ignore=BAD) / good
-    optimiser.zero_grad()
-    # DistributedDataParallel takes the replicas' mean, and it is their sum that is wanted
-    precision.update(loss * layout.replicas.size, optimiser)
-    return loss.detach()

@@ -37,9 +37,12 @@ class Precision:
         """In it the net is run forwards, and the loss computed."""
         return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None)
 
-    def update(self, loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """Backwards, and the optimiser's step."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """The gradients of the loss, of fp16's scaled one."""
         self.scaler.scale(loss).backward()
+
+    def update(self, optimiser: torch.optim.Optimizer) -> None:
+        """The optimiser's step."""
         self.scaler.step(optimiser)
         self.scaler.update()
 

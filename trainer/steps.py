@@ -4,42 +4,44 @@ import torch
 
 from trainer.alexnet import VARIANTS, AlexNet
 from trainer.launch import Place
-from trainer.loop import train_step
 from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
 from trainer.towers import replicate
-
-
-class Still(PaperSGD):
-    """Takes the gradients and leaves the weights."""
-
-    def step(self, closure=None):
-        return None
+from trainer.update import Update
 
 
 class Steps:
     """This place's part of a net with fresh weights. All ranks must call alike.
 
-    Args: precision, compile: see `trainer.precision`; norm: whether the net normalises.
+    Args: precision, compile: see `trainer.precision`; cuda_graphs: see `trainer.replay`; norm: whether the net
+    normalises.
     """
 
     def __init__(
-        self, place: Place, classes: int, width: float, precision: str = "fp32", compile: bool = False, norm=True
+        self,
+        place: Place,
+        classes: int,
+        width: float,
+        precision: str = "fp32",
+        compile: bool = False,
+        cuda_graphs: bool = False,
+        norm: bool = True,
     ):
-        variant = VARIANTS["paper"]._replace(norm=norm)
-        self.layout, self.net = place.layout, AlexNet(classes, width, layout=place.layout, variant=variant)
+        self.net = AlexNet(classes, width, layout=place.layout, variant=VARIANTS["paper"]._replace(norm=norm))
         self.net.initialise(seed=0)
         self.net.to(place.device)
-        self.trained = replicate(self.net, place.layout)
-        replicated = self.trained is not self.net
+        trained = replicate(self.net, place.layout)
+        replicated = trained is not self.net
         if compile:
-            self.trained = compiled(self.trained, place.layout.dense.size > 1, place.device)
+            trained = compiled(trained, place.layout.dense.size > 1, place.device)
         # DistributedDataParallel takes no forward pass without a backward one
-        self.forwards = self.net if replicated else self.trained
-        self.precision, self.rng = Precision(precision, place.device, place.world), torch.Generator(place.device)
+        self.forwards = self.net if replicated else trained
+        self.precision = Precision(precision, place.device, place.world)
         # The least rate: a net that has learned its one batch by heart has gradients of denormal numbers, with which a
         # CPU computes at an eighth of its speed, as no training does
-        self.optimiser, self.still = (kind(self.net.parameters(), lr=1e-9) for kind in (PaperSGD, Still))
+        optimiser = PaperSGD(self.net.parameters(), lr=1e-9)
+        self._update = Update(trained, place.layout, optimiser, self.precision, place.device, 0, cuda_graphs)
+        self.rng = self._update.rng
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The logits, in training."""
@@ -48,11 +50,8 @@ class Steps:
 
     def gradients(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """A step without its update."""
-        self._step(self.still, images, labels)
+        self._update.gradients(images, labels)
 
     def update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """A whole step."""
-        self._step(self.optimiser, images, labels)
-
-    def _step(self, optimiser: PaperSGD, images: torch.Tensor, labels: torch.Tensor) -> None:
-        train_step(self.trained, self.layout, optimiser, images, labels, self.rng, 0, 0, self.precision)
+        self._update(images, labels, 0)

@@ -52,6 +52,7 @@ from trainer.alexnet import AlexNet
 from trainer.launch import Place, launch
 from trainer.limits import Limit
 from trainer.precision import check_compiler
+from trainer.replay import check_graphs
 from trainer.report import page
 from trainer.sample import jpegs, laid_down, longer, stream
 from trainer.steps import Steps
@@ -73,6 +74,7 @@ def bench(
     width: float,
     precision: str,
     compile: bool,
+    cuda_graphs: bool,
     parallel: str,
     seconds: float,
     cold: bool,
@@ -87,10 +89,10 @@ def bench(
     """Prints each stage's pictures a second, its limit, and the verdict; writes them to `json_path` as JSON, and to
     `report_path` as a page.
 
-    Args: data: a data set's place, None to render one of 512 pictures; width, precision, compile, parallel: of the net,
-    as in `trainer.loop.train`; seconds: a stage's time; cold: shards leave the page cache before they are read;
-    with_peers, with_scaling: measure what `trainer.peers` and `trainer.scaling` do, too; tune: find settings, see
-    `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
+    Args: data: a data set's place, None to render one of 512 pictures; width, precision, compile, cuda_graphs,
+    parallel: of the net, as in `trainer.loop.train`; seconds: a stage's time; cold: shards leave the page cache before
+    they are read; with_peers, with_scaling: measure what `trainer.peers` and `trainer.scaling` do, too; tune: find
+    settings, see `trainer.tuning`, instead; decoding: what is chosen of `pipeline.settings.Settings`, by name.
     Raises: InputError.
     """
     writable(json_path, "--json")
@@ -99,9 +101,11 @@ def bench(
         raise InputError("--scaling starts groups of ranks itself: leave torchrun out, or --scaling")
     if with_scaling and compile and parallel != "data":
         raise InputError("--scaling measures two ranks, too, and --compile cannot split layers: add --parallel data")
+    if with_scaling and cuda_graphs:
+        raise InputError("--scaling measures two ranks, too, and --cuda-graphs holds for one: leave one of them out")
     if cold and isinstance(data, Remote):
         raise InputError("--cold is for shards in a folder, which the kernel keeps: leave it out with a URL")
-    net = {"width": width, "precision": precision, "compile": compile}
+    net = {"width": width, "precision": precision, "compile": compile, "cuda_graphs": cuda_graphs}
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         described = "512 rendered pictures" if data is None else str(data)
         data = data or rendered(Path(folder))
@@ -165,6 +169,8 @@ def bench_rank(
     """
     if net["compile"]:
         check_compiler(place.layout.dense.size > 1, place.device)
+    if net["cuda_graphs"]:
+        check_graphs(place.device, place.world)
     dataset = Dataset.load(data)
     stats = Stats.load(dataset.root)
     settings = place.settings(decoding, dataset.size)
@@ -518,10 +524,11 @@ def compare(first: Path, second: Path) -> str:
     Raises InputError for a file that is none of ours."""
     one, two = (read_report(path) for path in (first, second))
     lines = [f"A: {first}: {one['data']['name']}", f"B: {second}: {two['data']['name']}"]
+    settings = ("batch_size", "width", "cold", "decoding", "parallel", "precision", "compile", "cuda_graphs")
     differing = [
         f"{key}: {one.get(key)} in A, {two.get(key)} in B"
-        for key in ("machine", "data", "batch_size", "width", "cold", "decoding", "parallel", "precision", "compile")
-        if one.get(key) != two.get(key)
+        for key in ("machine", "data", *settings)
+        if (one.get(key) or None) != (two.get(key) or None)  # an option that a file is too old for was off
     ]
     lines += differing or ["The same machine, data and settings."]
     lines.append(f"{'img/s':<18}{'A':>10}{'B':>10}{'B / A':>8}  beyond the spread")
