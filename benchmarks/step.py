@@ -218,7 +218,7 @@ def step_of(contestant: str, device: torch.device) -> Callable[[], object]:
         images = images.to(memory_format=torch.channels_last)
         optimiser = PaperSGD(net.parameters(), lr=0.01)
     images, labels = images.to(device), labels.to(device)
-    trained = compiled(net, splits=False, device=device) if contestant == "compiled" else net
+    trained = compiled(net, device) if contestant == "compiled" else net
     precision = Precision("bf16" if contestant == "bf16" else "fp32", device)
     update = Update(trained, whole(), optimiser, precision, device, seed=0, cuda_graphs=contestant == "CUDA graphs")
     return lambda: update(images, labels, 0)

@@ -97,12 +97,15 @@ def test_no_picture_is_none():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_compiled_is_the_same(dtype, tolerance):
-    a = (torch.randn(2, 8, 5, 5) * 50).to(dtype).requires_grad_()
+def test_compiled_is_the_same_and_wholly_traced(dtype, tolerance, memory_format):
+    torch.compiler.reset()
+    a = (torch.randn(2, 8, 5, 5) * 50).to(dtype).to(memory_format=memory_format).requires_grad_()
     results = []
-    for normalise in (local_response_norm, torch.compile(local_response_norm)):
+    for normalise in (local_response_norm, torch.compile(local_response_norm, fullgraph=True)):
         b = normalise(a, 2, alpha=0.01)
+        assert b.is_contiguous(memory_format=memory_format)
         results.append((b.detach(), *torch.autograd.grad(b.square().sum(), a)))
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=tolerance, atol=tolerance)

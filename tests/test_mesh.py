@@ -19,12 +19,13 @@ from pipeline.loader import BAD
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
-from trainer.precision import Precision
+from trainer.precision import Precision, compiled
 from trainer.recipe import PaperSGD
 from trainer.towers import replicate, whole
 from trainer.update import Update
 
-BATCH, WIDTH, FULL = 12, 0.125, Precision("fp32", torch.device("cpu"))
+CPU = torch.device("cpu")
+BATCH, WIDTH, FULL = 12, 0.125, Precision("fp32", CPU)
 # --parallel and --gpus
 MESHES = {"1 x 2": ("towers", 2), "2 x 2": ("towers", 4), "4 x 1": ("data", 4), "3 x 1": ("data", 3)}
 MESHES |= {"hybrid 2": ("hybrid", 2), "hybrid 4": ("hybrid", 4)}
@@ -43,7 +44,7 @@ def share(layout, rank, world):
     return slice(part * BATCH // of, (part + 1) * BATCH // of)
 
 
-def two_steps(layout, dtype, dropout, classes, rank=0, world=1):
+def two_steps(layout, dtype, dropout, classes, rank=0, world=1, compile=False):
     """Losses, canonical gradients, canonical weights and probabilities after two updates of a narrow net."""
     net = AlexNet(classes, WIDTH, dropout, layout).to(dtype)
     net.initialise(seed=7)
@@ -53,9 +54,9 @@ def two_steps(layout, dtype, dropout, classes, rank=0, world=1):
     labels[1] = BAD  # so that the replicas do not count alike
     mine = share(layout, rank, world)
     labels = labels if layout.convolves_its_own else labels[mine]
-    update = Update(
-        replicate(net, layout), layout, PaperSGD(net.parameters(), lr=0.01), FULL, torch.device("cpu"), seed=3
-    )
+    trained = replicate(net, layout)
+    trained = compiled(trained, CPU) if compile else trained
+    update = Update(trained, layout, PaperSGD(net.parameters(), lr=0.01), FULL, CPU, seed=3)
     found = {}
     for step in range(2):
         loss = update(images[mine], labels, step)
@@ -65,9 +66,9 @@ def two_steps(layout, dtype, dropout, classes, rank=0, world=1):
     return found, net.eval().probabilities(images[mine]).detach()
 
 
-def step_as_rank(place, folder, cases):
+def step_as_rank(place, folder, cases, compile=False):
     for name, (dtype, _, dropout, classes) in cases.items():
-        result = two_steps(place.layout, dtype, dropout, classes, place.rank, place.world)
+        result = two_steps(place.layout, dtype, dropout, classes, place.rank, place.world, compile)
         mine = slice(0, BATCH) if place.layout.convolves_its_own else share(place.layout, place.rank, place.world)
         torch.save((*result, [mine.start, mine.stop]), folder / f"{name}-{place.rank}")
 
@@ -79,10 +80,19 @@ def alone():
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_mesh_is_one_process(mesh, alone, tmp_path):
-    parallel, world = MESHES[mesh]
     # Seven classes and the idle one cannot be shared by other numbers than two and four
-    cases = CASES if mesh == "3 x 1" else CASES | ODD
-    launch(step_as_rank, world, "cpu", tmp_path, cases, parallel=parallel)
+    assert_one_process(mesh, CASES if mesh == "3 x 1" else CASES | ODD, alone, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mesh", ["1 x 2", "hybrid 2"])
+def test_compiled_layers_that_are_split_are_the_plain_ones(mesh, alone, tmp_path):
+    assert_one_process(mesh, {"dropout": CASES["dropout"]}, alone, tmp_path, compile=True)
+
+
+def assert_one_process(mesh, cases, alone, tmp_path, compile=False):
+    parallel, world = MESHES[mesh]
+    launch(step_as_rank, world, "cpu", tmp_path, cases, compile, parallel=parallel)
     for name, (_, tolerance, *_) in cases.items():
         wanted, probabilities = alone[name]
         for rank in range(world):
@@ -111,7 +121,7 @@ def count_as_rank(place, folder, width):
     mine = share(layout, place.rank, place.world)
     images, labels = torch.randn(BATCH, 3, 224, 224)[mine], torch.arange(BATCH)
     labels = labels if layout.convolves_its_own else labels[mine]
-    update = Update(trained, layout, PaperSGD(net.parameters(), lr=0.01), FULL, torch.device("cpu"), seed=0)
+    update = Update(trained, layout, PaperSGD(net.parameters(), lr=0.01), FULL, CPU, seed=0)
     update(images, labels, 0)
     sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
     counts = {"sent": sent, "summed": sum(summed), "parameters": sum(p.nbytes for p in net.parameters())}

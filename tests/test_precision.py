@@ -91,7 +91,7 @@ def test_the_scale_is_in_the_checkpoint(tmp_path):
 @pytest.mark.long
 def test_a_compiled_step_is_the_plain_one():
     losses, moved = steps(Precision("fp32", CPU))
-    compiled_losses, compiled_moved = steps(Precision("fp32", CPU), lambda net: compiled(net, splits=False, device=CPU))
+    compiled_losses, compiled_moved = steps(Precision("fp32", CPU), lambda net: compiled(net, CPU))
     assert compiled_losses == pytest.approx(losses, rel=2e-3)
     for key, value in moved.items():
         assert (compiled_moved[key] - value).norm() < 0.01 * value.norm(), key
@@ -100,11 +100,9 @@ def test_a_compiled_step_is_the_plain_one():
 def test_what_cannot_be_done_is_said():
     with pytest.raises(InputError, match="--precision tf32 is a CUDA device's"):
         Precision("tf32", CPU)
-    with pytest.raises(InputError, match="--compile cannot trace layers that are split"):
-        compiled(AlexNet(2, width=0.05), splits=True, device=CPU)
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="there is no no-such-compiler"):
-        compiled(AlexNet(2, width=0.05), splits=False, device=CPU)
+        compiled(AlexNet(2, width=0.05), CPU)

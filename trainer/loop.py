@@ -205,7 +205,7 @@ def train_rank(place: Place, data: Path | Remote, out: Path, config: dict) -> No
             precision.load(state["precision"])
         trained = replicate(net, place.layout)
         if config["compile"]:
-            trained = compiled(trained, place.layout.dense.size > 1, place.device)
+            trained = compiled(trained, place.device)
         how = (precision, place.device, config["seed"], config["cuda_graphs"])
         update = Update(trained, place.layout, optimiser, *how)
         journal = None

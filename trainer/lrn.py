@@ -54,28 +54,42 @@ def _precise(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
+def _factor(a: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
+    """d^-beta, by which `a` is multiplied."""
+    return _powers(_window_sum(a * a, n).mul_(alpha).add_(k), beta)[0]
+
+
+def _terms(grad: Tensor, a: Tensor, n: int, k: float, alpha: float, beta: float) -> tuple[Tensor, Tensor]:
+    """The gradient's two: it is the first less 2 * alpha * beta times the second."""
+    power, inverse = _powers(_window_sum(a * a, n).mul_(alpha).add_(k), beta)
+    direct = power.mul_(grad)
+    return direct, _window_sum(inverse.mul_(direct).mul_(a), n).mul_(a)
+
+
 def _forward(x: Tensor, n: int, k: float, alpha: float, beta: float, block: int) -> Tensor:
-    """`block`: pictures at a time."""
-    out = torch.empty_like(x)
-    for first in range(0, x.size(0), block):
-        last = min(first + block, x.size(0))
-        a = _precise(x[first:last])
-        d = _window_sum(a * a, n).mul_(alpha).add_(k)
-        torch.mul(_powers(d, beta)[0], a, out=out[first:last])
-    return out
+    """`block`: pictures at a time, of TorchScript's."""
+    if torch.jit.is_scripting():
+        out = torch.empty_like(x)
+        for first in range(0, x.size(0), block):
+            last = min(first + block, x.size(0))
+            a = _precise(x[first:last])
+            torch.mul(_factor(a, n, k, alpha, beta), a, out=out[first:last])
+        return out
+    a = _precise(x)
+    return (_factor(a, n, k, alpha, beta) * a).to(x.dtype)
 
 
 def _backward(grad: Tensor, x: Tensor, n: int, k: float, alpha: float, beta: float, block: int) -> Tensor:
-    out = torch.empty_like(x)
-    for first in range(0, x.size(0), block):
-        last = min(first + block, x.size(0))
-        a = _precise(x[first:last])
-        d = _window_sum(a * a, n).mul_(alpha).add_(k)
-        power, inverse = _powers(d, beta)
-        direct = power.mul_(_precise(grad[first:last]))
-        crossed = _window_sum(inverse.mul_(direct).mul_(a), n).mul_(a)
-        torch.sub(direct, crossed, alpha=2.0 * alpha * beta, out=out[first:last])
-    return out
+    if torch.jit.is_scripting():
+        out = torch.empty_like(x)
+        for first in range(0, x.size(0), block):
+            last = min(first + block, x.size(0))
+            a = _precise(x[first:last])
+            direct, crossed = _terms(_precise(grad[first:last]), a, n, k, alpha, beta)
+            torch.sub(direct, crossed, alpha=2.0 * alpha * beta, out=out[first:last])
+        return out
+    direct, crossed = _terms(_precise(grad), _precise(x), n, k, alpha, beta)
+    return torch.sub(direct, crossed, alpha=2.0 * alpha * beta).to(x.dtype)
 
 
 with warnings.catch_warnings():

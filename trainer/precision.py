@@ -61,11 +61,8 @@ def _common_scaler() -> type[torch.amp.GradScaler]:
     return ShardedGradScaler
 
 
-def check_compiler(splits: bool, device: torch.device) -> None:
-    """Raises InputError where torch.compile cannot do it: where layers are split over processes (`splits`), which it
-    cannot trace, or the compiler that it needs is missing."""
-    if splits:
-        raise InputError("--compile cannot trace layers that are split over devices: --gpus 1, or --parallel data")
+def check_compiler(device: torch.device) -> None:
+    """Raises InputError where the compiler that torch.compile needs is missing."""
     if device.type == "cpu":
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
@@ -74,9 +71,9 @@ def check_compiler(splits: bool, device: torch.device) -> None:
         raise InputError("--compile needs Triton on a GPU, and it is not there: pip install triton")
 
 
-def compiled(trained: nn.Module, splits: bool, device: torch.device) -> nn.Module:
+def compiled(trained: nn.Module, device: torch.device) -> nn.Module:
     """`trained` by torch.compile. Raises InputError as `check_compiler` does."""
-    check_compiler(splits, device)
+    check_compiler(device)
     if device.type == "cpu":
         # Else it takes channels-last memory, in which the normalisation's window is three times as slow
         return torch.compile(trained, dynamic=False, options={"layout_optimization": False})

@@ -33,7 +33,7 @@ class Steps:
         trained = replicate(self.net, place.layout)
         replicated = trained is not self.net
         if compile:
-            trained = compiled(trained, place.layout.dense.size > 1, place.device)
+            trained = compiled(trained, place.device)
         # DistributedDataParallel takes no forward pass without a backward one
         self.forwards = self.net if replicated else trained
         self.precision = Precision(precision, place.device, place.world)

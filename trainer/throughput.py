@@ -99,8 +99,6 @@ def bench(
     writable(report_path, "--report")
     if with_scaling and "TORCHELASTIC_RUN_ID" in os.environ:
         raise InputError("--scaling starts groups of ranks itself: leave torchrun out, or --scaling")
-    if with_scaling and compile and parallel != "data":
-        raise InputError("--scaling measures two ranks, too, and --compile cannot split layers: add --parallel data")
     if with_scaling and cuda_graphs:
         raise InputError("--scaling measures two ranks, too, and --cuda-graphs holds for one: leave one of them out")
     if cold and isinstance(data, Remote):
@@ -168,7 +166,7 @@ def bench_rank(
     Args: small: where some of the pictures are laid down at 256, if the set holds originals; net: `Steps`' options.
     """
     if net["compile"]:
-        check_compiler(place.layout.dense.size > 1, place.device)
+        check_compiler(place.device)
     if net["cuda_graphs"]:
         check_graphs(place.device, place.world)
     dataset = Dataset.load(data)

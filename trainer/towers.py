@@ -35,7 +35,7 @@ class Towers:
 
     def join(self, x: Tensor) -> Tensor:
         """All parts of a layer's input along dim 1; gradients are summed over the parts."""
-        return x if self.group is None else _Join.apply(x, self)
+        return x if self.group is None else _join(x, self)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """The sum of the rows' cross-entropies, nats, from this process's columns of N x classes logits; rows labelled
@@ -88,7 +88,7 @@ class DenseTowers(Towers):
 
     def enter(self, x: Tensor) -> Tensor:
         """Every process's pictures, along dim 0."""
-        return _Rows.apply(x, self)
+        return _rows(x, self)
 
 
 class _Join(torch.autograd.Function):
@@ -113,6 +113,10 @@ class _Rows(torch.autograd.Function):
         # The convolutions' gradients are of these rows alone, and DistributedDataParallel takes the processes' mean;
         # the loss is of all rows already, so it is their sum that is wanted
         return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size)) * ctx.towers.size, None
+
+
+# torch.compile does not look into them, and compiles what lies between
+_join, _rows = torch.compiler.disable(_Join.apply), torch.compiler.disable(_Rows.apply)
 
 
 class _CrossEntropy(torch.autograd.Function):
