@@ -104,12 +104,12 @@ def summary(values: list[float]) -> dict:
 # ---- the normalisation
 
 
-def normalisers() -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+def normalisers(device: torch.device) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     ours = functools.partial(local_response_norm, towers=2)
     return {
         "torch": lambda x: F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0),
         "TorchScript": ours,
-        "compiled": torch.compile(ours, dynamic=False),
+        "compiled": compiled(ours, device),
     }
 
 
@@ -120,8 +120,10 @@ def measure_normalisation(device: torch.device, rounds: int) -> dict:
             torch.compiler.reset()
             x, grad = (torch.randn(BATCH, *shape, device=device).to(memory_format=memory_format) for _ in range(2))
             x = x.relu_().requires_grad_()
-            runs = {name: functools.partial(one_pass, normalise, x, grad) for name, normalise in normalisers().items()}
-            kept = {name: kept_tensors(normalise, x) for name, normalise in normalisers().items()}
+            runs = {
+                name: functools.partial(one_pass, normalise, x, grad) for name, normalise in normalisers(device).items()
+            }
+            kept = {name: kept_tensors(normalise, x) for name, normalise in normalisers(device).items()}
             values = in_turns(runs, rounds)
             found[f"{shape_name}, {format_name}"] = {
                 "seconds": {name: summary(of) for name, of in values.items()},
@@ -130,7 +132,7 @@ def measure_normalisation(device: torch.device, rounds: int) -> dict:
                     for name in ("TorchScript", "compiled")
                 },
                 "tensors_kept_for_the_backward": kept,
-                **gpu_figures(normalisers(), x, grad, values, device),
+                **gpu_figures(normalisers(device), x, grad, values, device),
             }
     return found
 

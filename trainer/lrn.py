@@ -26,7 +26,7 @@ BLOCK = 2**18
 
 
 def _window_sum(x: Tensor, n: int) -> Tensor:
-    """Sum over n neighbours along dim 2 of N x towers x kernels x H x W; the window is cut off at the ends."""
+    """Sum over n neighbours along dim 2, the kernels of a tower; the window is cut off at the ends."""
     kernels = x.size(2)
     total = x.clone()
     for shift in range(1, min(n // 2 + 1, kernels)):
@@ -36,7 +36,8 @@ def _window_sum(x: Tensor, n: int) -> Tensor:
             total.narrow(2, 0, shared).add_(after)
             total.narrow(2, shift, shared).add_(before)
         else:  # the same for torch.compile, which makes one pass of padded terms, and of writes into views several
-            total = total + F.pad(after, (0, 0, 0, 0, 0, shift)) + F.pad(before, (0, 0, 0, 0, shift, 0))
+            inside = (0, 0) * (x.dim() - 3)
+            total = total + F.pad(after, (*inside, 0, shift)) + F.pad(before, (*inside, shift, 0))
     return total
 
 
@@ -67,29 +68,22 @@ def _terms(grad: Tensor, a: Tensor, n: int, k: float, alpha: float, beta: float)
 
 
 def _forward(x: Tensor, n: int, k: float, alpha: float, beta: float, block: int) -> Tensor:
-    """`block`: pictures at a time, of TorchScript's."""
-    if torch.jit.is_scripting():
-        out = torch.empty_like(x)
-        for first in range(0, x.size(0), block):
-            last = min(first + block, x.size(0))
-            a = _precise(x[first:last])
-            torch.mul(_factor(a, n, k, alpha, beta), a, out=out[first:last])
-        return out
-    a = _precise(x)
-    return (_factor(a, n, k, alpha, beta) * a).to(x.dtype)
+    """`block`: pictures at a time."""
+    out = torch.empty_like(x)
+    for first in range(0, x.size(0), block):
+        last = min(first + block, x.size(0))
+        a = _precise(x[first:last])
+        torch.mul(_factor(a, n, k, alpha, beta), a, out=out[first:last])
+    return out
 
 
 def _backward(grad: Tensor, x: Tensor, n: int, k: float, alpha: float, beta: float, block: int) -> Tensor:
-    if torch.jit.is_scripting():
-        out = torch.empty_like(x)
-        for first in range(0, x.size(0), block):
-            last = min(first + block, x.size(0))
-            a = _precise(x[first:last])
-            direct, crossed = _terms(_precise(grad[first:last]), a, n, k, alpha, beta)
-            torch.sub(direct, crossed, alpha=2.0 * alpha * beta, out=out[first:last])
-        return out
-    direct, crossed = _terms(_precise(grad), _precise(x), n, k, alpha, beta)
-    return torch.sub(direct, crossed, alpha=2.0 * alpha * beta).to(x.dtype)
+    out = torch.empty_like(x)
+    for first in range(0, x.size(0), block):
+        last = min(first + block, x.size(0))
+        direct, crossed = _terms(_precise(grad[first:last]), _precise(x[first:last]), n, k, alpha, beta)
+        torch.sub(direct, crossed, alpha=2.0 * alpha * beta, out=out[first:last])
+    return out
 
 
 with warnings.catch_warnings():
@@ -104,21 +98,45 @@ class _LocalResponseNorm(torch.autograd.Function):
     def forward(ctx, x, *constants):
         ctx.save_for_backward(x)
         ctx.constants = constants
-        return (_forward if torch.compiler.is_compiling() else _scripted_forward)(x, *constants, _block(x))
+        if not torch.compiler.is_compiling():
+            return _scripted_forward(x, *constants, _block(x))
+        a = _precise(_along_memory(x, x))
+        return _as_before(x, a * _factor(a, *constants))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        compute = _backward if torch.compiler.is_compiling() else _scripted_backward
-        return compute(grad, x, *ctx.constants, _block(x)), None, None, None, None
+        if not torch.compiler.is_compiling():
+            return _scripted_backward(grad, x, *ctx.constants, _block(x)), None, None, None, None
+        grad = _along_memory(grad, x)
+        if not x.is_cuda:
+            # A view that the compiler has to put into memory: else it takes the gradient from where max pooling has it,
+            # in other memory order, once for each term of the window, which took three times as long
+            grad = grad.contiguous().as_strided(grad.shape, grad.contiguous().stride())
+        direct, crossed = _terms(_precise(grad), _precise(_along_memory(x, x)), *ctx.constants)
+        *_, alpha, beta = ctx.constants
+        return _as_before(x, direct - 2.0 * alpha * beta * crossed), None, None, None, None
 
 
 def _block(x: Tensor) -> int:
     """How many pictures go through at a time."""
-    if torch.compiler.is_compiling() or x.is_cuda:
+    if x.is_cuda:
         return len(x)
     return max(1, BLOCK * len(x) // x.numel()) if x.numel() else 1
+
+
+def _along_memory(tensor: Tensor, x: Tensor) -> Tensor:
+    """A tensor of x's shape as places x towers x kernels where x is in channels-last memory: torch.compile's loops go
+    along the dimensions, and across the memory they take up to ten times as long. Else as it is."""
+    return tensor.permute(0, 3, 4, 1, 2).flatten(0, 2) if x.stride(2) == 1 else tensor
+
+
+def _as_before(x: Tensor, tensor: Tensor) -> Tensor:
+    """The inverse, in x's dtype."""
+    if x.stride(2) == 1:
+        tensor = tensor.unflatten(0, (x.shape[0], *x.shape[3:])).permute(0, 3, 4, 1, 2)
+    return tensor.to(x.dtype)
 
 
 def local_response_norm(

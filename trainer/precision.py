@@ -75,6 +75,6 @@ def compiled(trained: nn.Module, device: torch.device) -> nn.Module:
     """`trained` by torch.compile. Raises InputError as `check_compiler` does."""
     check_compiler(device)
     if device.type == "cpu":
-        # Else it takes channels-last memory, in which the normalisation's window is three times as slow
+        # No faster with it, and takes a seventh more memory
         return torch.compile(trained, dynamic=False, options={"layout_optimization": False})
     return torch.compile(trained, dynamic=False)
