@@ -97,6 +97,14 @@ def test_a_compiled_step_is_the_plain_one():
         assert (compiled_moved[key] - value).norm() < 0.01 * value.norm(), key
 
 
+def test_a_net_is_traced_whole_but_for_the_drawing_of_its_dropout():
+    net = AlexNet(10, width=0.05, dropout=0)
+    net.initialise(seed=1)
+    pictures = torch.randn(2, 3, 224, 224).to(memory_format=torch.channels_last)  # as the feed makes them
+    torch.compile(net, backend="aot_eager", fullgraph=True)(pictures).sum().backward()
+    assert net.conv1.weight.grad.abs().max() > 0
+
+
 def test_what_cannot_be_done_is_said():
     with pytest.raises(InputError, match="--precision tf32 is a CUDA device's"):
         Precision("tf32", CPU)
