@@ -21,7 +21,7 @@ def steps(precision, build=lambda net: net, count=2):
     net.initialise(seed=1)
     before = {name: value.clone() for name, value in net.canonical_state().items()}
     optimiser, data = PaperSGD(net.parameters(), lr=0.01), torch.Generator().manual_seed(2)
-    images, labels = 50 * torch.randn(8, 3, 224, 224, generator=data), torch.arange(8)
+    images, labels = 50 * torch.randn(8, 224, 224, 3, generator=data).movedim(-1, 1), torch.arange(8)
     update = Update(build(net), whole(), optimiser, precision, CPU, seed=5)
     losses = [update(images, labels, step).item() for step in range(count)]
     assert all(value.dtype == torch.float32 for value in net.canonical_state().values())
