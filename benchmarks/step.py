@@ -13,7 +13,7 @@ A step, forward, backward and update of the whole net on a batch that stays wher
     ours        as `train` runs it
     no LRN      the same without normalisation: over it, the normalisation's tax
     compiled    `train --compile`
-    bf16        `train --precision bf16`
+    bf16        `train --precision bf16`, also with --compile
     CUDA graphs `train --cuda-graphs`, on a GPU
 
 Contestants take turns: in a round each runs once, and each round begins with another one; a ratio is of one round.
@@ -48,7 +48,7 @@ from trainer.update import Update
 BATCH = 128
 SHAPES = {"96 x 55 x 55": (96, 55, 55), "256 x 27 x 27": (256, 27, 27)}
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-STEPS = ("plain", "reusing", "ours", "no LRN", "compiled", "bf16", "CUDA graphs")
+STEPS = ("plain", "reusing", "ours", "no LRN", "compiled", "bf16", "bf16 compiled", "CUDA graphs")
 # Each layer's forward pass as a matrix product: pictures x positions, numbers that an output reads, outputs, groups
 PRODUCTS = {
     "conv1": (55 * 55, 3 * 11 * 11, 96, 1),
@@ -70,6 +70,7 @@ RATIOS = {
     "ours / no LRN (the tax)": ("ours", "no LRN", None, None),
     "compiled / ours": ("compiled", "ours", None, None),
     "bf16 / ours": ("bf16", "ours", None, None),
+    "bf16 compiled / bf16": ("bf16 compiled", "bf16", None, None),
     "CUDA graphs / ours": ("CUDA graphs", "ours", None, None),
 }
 
@@ -220,8 +221,8 @@ def step_of(contestant: str, device: torch.device) -> Callable[[], object]:
         images = images.to(memory_format=torch.channels_last)
         optimiser = PaperSGD(net.parameters(), lr=0.01)
     images, labels = images.to(device), labels.to(device)
-    trained = compiled(net, device) if contestant == "compiled" else net
-    precision = Precision("bf16" if contestant == "bf16" else "fp32", device)
+    trained = compiled(net, device) if "compiled" in contestant else net
+    precision = Precision("bf16" if "bf16" in contestant else "fp32", device)
     update = Update(trained, whole(), optimiser, precision, device, seed=0, cuda_graphs=contestant == "CUDA graphs")
     return lambda: update(images, labels, 0)
 
