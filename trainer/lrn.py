@@ -113,7 +113,8 @@ class _LocalResponseNorm(torch.autograd.Function):
         if not x.is_cuda:
             # A view that the compiler has to put into memory: else it takes the gradient from where max pooling has it,
             # in other memory order, once for each term of the window, which took three times as long
-            grad = grad.contiguous().as_strided(grad.shape, grad.contiguous().stride())
+            grad = grad.contiguous()
+            grad = grad.as_strided(grad.shape, grad.stride())
         direct, crossed = _terms(_precise(grad), _precise(_along_memory(x, x)), *ctx.constants)
         *_, alpha, beta = ctx.constants
         return _as_before(x, direct - 2.0 * alpha * beta * crossed), None, None, None, None
