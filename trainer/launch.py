@@ -248,8 +248,8 @@ def _start(work: Callable, world: int, kind: str, parallel: str, args: tuple) ->
 
 
 def _wait(processes: list, words) -> tuple[dict[int, int], list[Exception]]:
-    """Waits until all ranks have ended; returns the exit codes of those that failed first, by rank, and what ranks had
-    to say, in order.
+    """Waits until all ranks have ended; returns the exit codes of those that failed by themselves, by rank, the
+    first ones first, and what ranks had to say, in order.
 
     When one fails the others have GRACE seconds to fail over its absence and end by themselves, and are then killed: a
     rank may be stuck in a call to its device, and takes SIGTERM for a request to finish its step.
@@ -268,6 +268,8 @@ def _wait(processes: list, words) -> tuple[dict[int, int], list[Exception]]:
         deadline = time.monotonic() + GRACE
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
+        # Behind those that failed first: what the absence of a killed one did to another may be heard before its end is
+        failed |= {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode and rank not in failed}
     finally:
         for process in processes:
             process.kill()
