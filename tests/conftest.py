@@ -1,5 +1,6 @@
 """Data sets that many tests read, made once a session and never written to."""
 
+import socket
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,13 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
+
+
+def free_port():
+    """A port on loopback that nobody listened on just now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, free_port
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from pipeline.loader import BAD
@@ -171,12 +170,9 @@ def test_a_run_goes_on_in_another_layout(data, tmp_path, run_cli):
 
 def test_two_nodes_under_torchrun_are_one_process(data, tmp_path, run_cli):
     losses, _ = trained(run_cli, data, tmp_path / "one", "--parallel", "data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     words = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "nodes"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "nodes"),
         *(PROJECT / "cli.py", "train", "--data", data, "--out", tmp_path / "nodes", "--device", "cpu"),
         *("--width", 0.05, "--batch-size", 12, "--steps", 4, "--log-every", 1, "--eval-every", 100, "--lr", 0.001),
     ]

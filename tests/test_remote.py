@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import free_port
 
 from pipeline.loader import BAD, Loader
 from pipeline.stats import Stats
@@ -391,9 +392,7 @@ def bucket(data):
     pytest.importorskip("moto.server", reason="moto[server] is not installed: s3:// is not tested")
     boto3 = pytest.importorskip("boto3")
     pytest.importorskip("s3fs", reason="s3fs is not installed: s3:// is not tested")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     environment = {

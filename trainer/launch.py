@@ -30,6 +30,7 @@ from pipeline.feed import Feed, to_device
 from pipeline.loader import Batch, Loader
 from pipeline.settings import Settings, place_of, read_tuned, settings
 from shards.errors import InputError
+from trainer.meeting import meeting_place
 from trainer.stopping import SIGNALS, Stopped
 from trainer.towers import DenseTowers, Layout, Replicas, Towers, whole
 
@@ -189,16 +190,16 @@ def _work_at(
     world: int,
     kind: str,
     parallel: str,
-    store: str,
+    address: str,
     work: Callable,
     args: tuple,
 ) -> None:
     """One rank's life: join the group, work, leave."""
     if kind == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", init_method=store, rank=rank, world_size=world
-    )
+    store = meeting_place(address, rank, world)
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
         work(_place(local_rank, here, rank, world, kind, layout_of(parallel, kind, world)), *args)
     finally:
@@ -211,7 +212,7 @@ def leave_group() -> None:
     gc.collect()
 
 
-def _rank_main(rank, world: int, kind: str, parallel: str, store: str, words, work: Callable, args: tuple) -> None:
+def _rank_main(rank, world: int, kind: str, parallel: str, address: str, words, work: Callable, args: tuple) -> None:
     def speaking(call: Callable, *args) -> None:
         try:
             call(*args)
@@ -225,15 +226,15 @@ def _rank_main(rank, world: int, kind: str, parallel: str, store: str, words, wo
             raise SystemExit(1) from None
 
     # The inner one speaks before the group is left, which the other ranks fail over: so the cause comes first
-    speaking(_work_at, rank, world, rank, world, kind, parallel, store, partial(speaking, work), args)
+    speaking(_work_at, rank, world, rank, world, kind, parallel, address, partial(speaking, work), args)
 
 
 def _start(work: Callable, world: int, kind: str, parallel: str, args: tuple) -> None:
     words = mp.get_context("spawn").SimpleQueue()
     # A file is the meeting place: no port to choose, and none to be taken by another
     with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
-        store = (Path(folder) / "store").as_uri()
-        arguments = (world, kind, parallel, store, words, work, args)
+        address = (Path(folder) / "store").as_uri()
+        arguments = (world, kind, parallel, address, words, work, args)
         ranks = mp.start_processes(_rank_main, arguments, nprocs=world, join=False, daemon=True)
         with _forwarding(ranks.pids()):
             failed, said = _wait(ranks.processes, words)
