@@ -1,4 +1,4 @@
-"""AlexNet (2012) on DALI: image folders to tar shards, shards to a two-tower net, and what bounds its speed."""
+"""AlexNet (2012) on DALI: image folders to tar shards, shards to a two-tower model, and what bounds its speed."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ PARALLEL = click.option(
     type=click.Choice(["towers", "data", "hybrid"]),
     default="towers",
     show_default=True,
-    help="Devices hold a tower each, the whole net each, or all convolutions and a share of the dense layers.",
+    help="Devices hold a tower each, the whole model each, or all convolutions and a share of the dense layers.",
 )
 PRECISION = click.option(
     "--precision",
@@ -59,7 +59,7 @@ DECODING = {
     "decode_on": click.option(
         "--decode-on",
         type=click.Choice(["device", "cpu"]),
-        help="Where pictures are decoded.  [default: tuned, or the net's device]",
+        help="Where images are decoded.  [default: tuned, or the model's device]",
     ),
     "hw_decoder_load": click.option(
         "--hw-decoder-load",
@@ -115,7 +115,7 @@ class Epochs(click.ParamType):
             self.fail(f"{value!r} is no list of epochs: write it like 25,51,79, or plateau", param, ctx)
 
 
-class Steps(click.ParamType):
+class ModelStep(click.ParamType):
     """The first and the last of some steps: 10-20."""
 
     name = "first-last"
@@ -177,7 +177,7 @@ def main():
 
 @main.command()
 @click.option(
-    "--imagenet-root", "root", type=FOLDER, required=True, help="Where the pictures are, in one of five layouts."
+    "--imagenet-root", "root", type=FOLDER, required=True, help="Where the images are, in one of five layouts."
 )
 @click.option("--out", type=FOLDER, required=True, help="Where the shards go.")
 @click.option(
@@ -188,24 +188,22 @@ def main():
     show_default=True,
     help="The layout: class folders, the official tars, Kaggle's tree, Hugging Face's parquet, others' tars.",
 )
-@click.option(
-    "--size", type=click.IntRange(256), help="Store pictures SIZE x SIZE pixels; paper: 256.  [default: as is]"
-)
+@click.option("--size", type=click.IntRange(256), help="Store images SIZE x SIZE pixels; paper: 256.  [default: as is]")
 @click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of re-encoded JPEGs.")
-@click.option("--max-pixels", type=click.IntRange(1), help="Scale larger pictures down to so many.  [default: as is]")
+@click.option("--max-pixels", type=click.IntRange(1), help="Scale larger images down to so many.  [default: as is]")
 @click.option("--shard-size", type=Size(), default="256MiB", show_default=True, help="Largest tar, about.")
 @WORKERS
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the train split's order.")
-@click.option("--strict", is_flag=True, help="Fail when a picture cannot be read, instead of leaving it out.")
+@click.option("--strict", is_flag=True, help="Fail when an image cannot be read, instead of leaving it out.")
 def shard(root, out, workers, **options):
     """Turn ImageNet into WebDataset shards, DALI indices, dataset.json and stats.npz.
 
     A conversion that was interrupted or killed is continued by the same command.
     """
-    from shards.writer import write_dataset
+    from shards.convert import write_dataset
 
     try:
-        dataset = write_dataset(root, out, processes=workers, **options)
+        dataset = write_dataset(root, out, workers=workers, **options)
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted: the same command continues with {out}") from None
     from pipeline.stats import complete  # brings torch and DALI, which would lie idle while shards are written
@@ -233,11 +231,11 @@ def index(data, workers):
     Makes a data set of WebDataset tars that others made, as they are.
     """
     from pipeline.stats import complete
-    from shards.adopt import adopt
-    from shards.manifest import Dataset
+    from shards.dataset import Dataset
+    from shards.describe import describe_tars
 
     described = (data / "dataset.json").exists() or not any(data.glob("*.tar"))
-    dataset = Dataset.load(data) if described else adopt(data, workers)
+    dataset = Dataset.load(data) if described else describe_tars(data, workers)
     complete(dataset, workers)
     for name, split in dataset.splits.items():
         for sample in split.quarantined:
@@ -250,10 +248,10 @@ def index(data, workers):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--threads", type=click.IntRange(1), help="Of DALI.  [default: one a core]")
 def stats(data, as_json, threads):
-    """Compute the mean image and colour components of the train split in DATA anew, into stats.npz."""
+    """Compute the mean image and color components of the train split in DATA anew, into stats.npz."""
     from pipeline.stats import compute
-    from shards.manifest import Dataset
-    from shards.workers import cores
+    from shards.dataset import Dataset
+    from shards.processes import cores
 
     made = compute(Dataset.load(data), threads or cores())
     made.save(data)
@@ -264,22 +262,22 @@ def stats(data, as_json, threads):
 @click.argument("data", type=Location())
 @located
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The PNG file to write.")
-@click.option("--pictures", type=click.IntRange(1, 64), default=8, show_default=True, help="How many.")
+@click.option("--images", "--pictures", type=click.IntRange(1, 64), default=8, show_default=True, help="How many.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order and the draws.")
-def preview(data, out, pictures, seed):
-    """Show what the net is fed of DATA: pictures decoded, cropped, flipped and lit, and ten test crops."""
+def preview(data, out, images, seed):
+    """Show what the model is fed of DATA: images decoded, cropped, flipped and lit, and ten test crops."""
     from pipeline.preview import sheet
     from pipeline.stats import Stats
-    from shards.manifest import Dataset
+    from shards.dataset import Dataset
 
     dataset = Dataset.load(data)
-    sheet(dataset, Stats.load(dataset.root), pictures, seed).save(out, "PNG")
+    sheet(dataset, Stats.load(dataset.root), images, seed).save(out, "PNG")
     click.echo(f"Written to {out}")
 
 
 @main.command()
 @click.argument("data", type=FOLDER)
-@click.option("--decode", is_flag=True, help="Decode every picture wholly, too.")
+@click.option("--decode", is_flag=True, help="Decode every image wholly, too.")
 @click.option("--quarantine", is_flag=True, help="Take bad samples out of the .idx files; no tar is written to.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @WORKERS
@@ -287,7 +285,7 @@ def verify(data, decode, quarantine, as_json, workers):
     """Prove the data set in DATA whole, or name each bad sample and exit with 1."""
     from shards.verify import show, verify
 
-    report = verify(data, decode=decode, quarantine=quarantine, processes=workers)
+    report = verify(data, decode=decode, quarantine=quarantine, workers=workers)
     click.echo(json.dumps(report.described(), indent=1) if as_json else show(report, data, quarantine))
     raise SystemExit(0 if report.whole else 1)
 
@@ -298,8 +296,8 @@ def verify(data, decode, quarantine, as_json, workers):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(data, as_json):
     """Show what the data set in DATA holds: samples, sizes, classes, what was left out."""
+    from shards.dataset import Dataset
     from shards.info import describe, table
-    from shards.manifest import Dataset
 
     about = describe(Dataset.load(data))
     click.echo(json.dumps(about, indent=1) if as_json else table(about))
@@ -314,9 +312,7 @@ def info(data, as_json):
 @DEVICE
 @click.option("--epochs", type=click.IntRange(1), help="How long.  [default: 90, as in the paper]")
 @click.option("--steps", type=click.IntRange(1), help="How long, in updates, instead of --epochs.")
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
-)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images, over all devices.")
 @click.option(
     "--recipe",
     type=click.Choice(["paper", "large-batch"]),
@@ -351,14 +347,14 @@ def info(data, as_json):
     type=click.Choice(["paper", "release-2012", "one-tower"]),
     default="paper",
     show_default=True,
-    help="The net: the paper's, that of the code of 2012, or the paper's smaller one to compare with (section 3.2).",
+    help="The model: the paper's, that of the code of 2012, or the paper's smaller one to compare with (section 3.2).",
 )
 @click.option("--activation", type=click.Choice(["relu", "tanh"]), default="relu", show_default=True)
-@click.option("--lrn/--no-lrn", "norm", default=True, help="Local response normalisation.  [default: with it]")
+@click.option("--lrn/--no-lrn", "norm", default=True, help="Local response normalization.  [default: with it]")
 @click.option(
     "--pool", type=click.Choice(["3/2", "2/2"]), default="3/2", show_default=True, help="Pooling: width/distance."
 )
-@click.option("--lighting/--no-lighting", default=True, help="Vary the training pictures' colours.  [default: do]")
+@click.option("--lighting/--no-lighting", default=True, help="Vary the training images' colors.  [default: do]")
 @PRECISION
 @COMPILE
 @CUDA_GRAPHS
@@ -367,7 +363,7 @@ def info(data, as_json):
     type=click.Choice(["image", "channel"]),
     default="image",
     show_default=True,
-    help="What is subtracted: the mean image's centre, as in 2012, or one number a channel.",
+    help="What is subtracted: the mean image's center, as in 2012, or one number a channel.",
 )
 @click.option(
     "--max-bad",
@@ -399,20 +395,22 @@ def info(data, as_json):
     help="10: the paper's test at the end.",
 )
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files, too, into RUN.")
-@click.option("--profile", type=Steps(), metavar="FIRST-LAST", help="Trace these steps into RUN, for chrome://tracing.")
+@click.option(
+    "--profile", type=ModelStep(), metavar="FIRST-LAST", help="Trace these steps into RUN, for chrome://tracing."
+)
 @decoding
 def train(resume, final_crops, **options):
     """Train AlexNet: --gpus 2 is the paper's two towers, one a device.
 
     SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
     """
-    from trainer import loop
-    from trainer.stopping import STOPPED, Stopped
+    from trainer import train as training
+    from trainer.preemption import EXIT_PREEMPTED, Stopped
 
     try:
-        loop.train(resume=resume == "auto", final_crops=int(final_crops), **options)
+        training.train(resume=resume == "auto", final_crops=int(final_crops), **options)
     except Stopped:
-        raise SystemExit(STOPPED) from None
+        raise SystemExit(EXIT_PREEMPTED) from None
 
 
 @main.command("eval")
@@ -422,12 +420,10 @@ def train(resume, final_crops, **options):
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="A run's folder (its newest) or a file."
 )
 @click.option(
-    "--crops", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Centre, or the paper's ten."
+    "--crops", type=click.Choice(["1", "10"]), default="1", show_default=True, help="Center, or the paper's ten."
 )
 @click.option("--split", default="val", show_default=True, help="Which split.")
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
-)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images, over all devices.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @GPUS
 @DEVICE
@@ -444,9 +440,7 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 @click.option("--data", type=Location(), help="A folder made by `shard`, or its URL.  [default: a rendered set]")
 @located
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Pictures, over all devices."
-)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images, over all devices.")
 @click.option("--width", type=click.FloatRange(0.03, 1), default=1.0, show_default=True, help="Share of kernels.")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="A stage's time."
@@ -458,7 +452,7 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
     help="Show two runs' --json files side by side, instead.",
 )
 @click.option("--cold", is_flag=True, help="Have the kernel forget the shards before each reading.")
-@click.option("--peers", "with_peers", is_flag=True, help="Measure other loaders on the same pictures, too.")
+@click.option("--peers", "with_peers", is_flag=True, help="Measure other loaders on the same images, too.")
 @click.option("--scaling", "with_scaling", is_flag=True, help="Measure 1 to N threads and ranks, batches, sizes, too.")
 @click.option(
     "--report",
@@ -476,12 +470,12 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 @decoding
 def throughput_bench(compare, **options):
     """Images per second of each stage, the machine's limit beside it, and which of them bounds training."""
-    from trainer import throughput
+    from bench import command
 
     if compare:
-        click.echo(throughput.compare(*compare))
+        click.echo(command.compare(*compare))
     else:
-        throughput.bench(**options)
+        command.bench(**options)
 
 
 @main.command()
@@ -489,10 +483,10 @@ def throughput_bench(compare, **options):
 @click.option("--short", is_flag=True, help="Half a minute of training instead of a couple.")
 @DEVICE
 def demo(out, short, device):
-    """Render pictures, shard them, train two towers on them, and show what they learned."""
-    from trainer import demo
+    """Render images, shard them, train two towers on them, and show what they learned."""
+    from demo import run
 
-    demo.run(out, short, device)
+    run(out, short, device)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The DALI graph: a JPEG in, the crop that the net is fed out (paper, sections 2 and 4.1).
+"""The DALI graph: a JPEG in, the crop that the model is fed out (paper, sections 2 and 4.1).
 
 One description serves CPU and GPU: only `decoder` differs. On a GPU the Huffman decoding may stay on the host
 ("mixed"), all else runs on the device.
@@ -14,21 +14,21 @@ from collections.abc import Callable
 import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 
-from shards.manifest import Sizes
+from shards.dataset import Sizes
 from shards.tars import IMAGE_EXTENSIONS
 
 SIZE = 256  # shorter side after scaling, and side of the central patch (section 2)
-CROP = 224  # side of what the net sees (section 4.1)
+CROP = 224  # side of what the model sees (section 4.1)
 MARGIN = SIZE - CROP  # crop offsets are 0..MARGIN, both ends included
-CENTRE = MARGIN // 2
+CENTER = MARGIN // 2
 
-# What a GPU's decoder reserves, bytes a pixel of the largest picture, and twice on the host, a thread: the ratios of
+# What a GPU's decoder reserves, bytes a pixel of the largest image, and twice on the host, a thread: the ratios of
 # NVIDIA's own figures for ImageNet (DALI's RN50 example: 211,025,920 and 140,544,512 for 5980 x 6430 pixels)
 DEVICE_BYTES, HOST_BYTES = 211_025_920 / (5980 * 6430), 140_544_512 / (5980 * 6430)
-MOST_RESERVED = 5980 * 6430  # pixels: a picture beyond these makes the decoder allocate when it comes
+MOST_RESERVED = 5980 * 6430  # pixels: an image beyond these makes the decoder allocate when it comes
 
 # Section 4.1: "the four corner patches and the center patch as well as their horizontal reflections": (y, x) offsets
-FIVE_CROPS = ((0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN), (CENTRE, CENTRE))
+FIVE_CROPS = ((0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN), (CENTER, CENTER))
 
 
 def region(encoded, offset, flip):
@@ -43,7 +43,7 @@ def region(encoded, offset, flip):
     """
     shape = seen_shape(encoded)
     shorter = fn.reductions.min(shape)
-    # The scaled picture has whole pixels, and so has the offset of its central patch
+    # The scaled image has whole pixels, and so has the offset of its central patch
     scaled = math.floor(shape * SIZE / shorter + 0.5)
     pixel = shape / scaled
     low = (math.floor((scaled - SIZE) / 2) + offset) * pixel
@@ -55,9 +55,9 @@ def region(encoded, offset, flip):
 
 
 def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> dict:
-    """DALI's options of a decoder that change its speed and memory and not its pictures.
+    """DALI's options of a decoder that change its speed and memory and not its images.
 
-    On a GPU the memory is reserved at once for the set's largest picture, lest a giant in mid-epoch stop all for a new
+    On a GPU the memory is reserved at once for the set's largest image, lest a giant in mid-epoch stop all for a new
     and larger allocation; the CPU's decoder takes no such hint.
     """
     if not gpu:
@@ -74,7 +74,7 @@ def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> dict:
 
 
 def tar_reader(paths: list[str], index_paths: list[str]):
-    """Encoded pictures and ASCII class numbers from tars, in the order in which the index files list them."""
+    """Encoded images and ASCII class numbers from tars, in the order in which the index files list them."""
     return fn.readers.webdataset(
         paths=paths,
         index_paths=index_paths,
@@ -85,12 +85,12 @@ def tar_reader(paths: list[str], index_paths: list[str]):
 
 
 def fetched_reader(source: Callable):
-    """The same from a function that is called once a batch: N byte arrays of pictures and N of numbers."""
+    """The same from a function that is called once a batch: N byte arrays of images and N of numbers."""
     return fn.external_source(source=source, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
 
 
 def read(reader: Callable):
-    """Encoded pictures and class numbers; the numbers are ASCII, filled up with zero bytes to the batch's longest.
+    """Encoded images and class numbers; the numbers are ASCII, filled up with zero bytes to the batch's longest.
 
     Args: reader: one of the above with its arguments; a graph calls it where it begins.
     """
@@ -99,17 +99,17 @@ def read(reader: Callable):
 
 
 def seen_shape(encoded):
-    """A picture's (height, width) as a viewer sees it, float32.
+    """An image's (height, width) as a viewer sees it, float32.
 
     Every decoder here gets its rectangle from this, also where it could do without: a header that cannot be read has to
     end the batch here. When a decoder of DALI 2.4 is the first to fail over one, it goes on with the batch's other
-    pictures in memory that it has given back, and the process crashes now and then.
+    images in memory that it has given back, and the process crashes now and then.
     """
     return fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
 
 
 def decode(encoded, anchor, extent, decoder: dict):
-    """The rectangle of a picture at `anchor` (down, across), RGB, uint8, EXIF orientation applied.
+    """The rectangle of an image at `anchor` (down, across), RGB, uint8, EXIF orientation applied.
 
     Args: decoder: see `decoder_options`.
     """
@@ -127,7 +127,7 @@ def decode(encoded, anchor, extent, decoder: dict):
 
 
 def whole(encoded, decoder: dict):
-    """A picture decoded wholly, H x W x 3 uint8."""
+    """An image decoded wholly, H x W x 3 uint8."""
     return decode(encoded, np.float32([0, 0]), seen_shape(encoded), decoder)
 
 
@@ -135,7 +135,7 @@ def cut(encoded, offset, flip, decoder: dict, stored: int | None):
     """The 224 x 224 crop at `offset` of the 256 x 256 patch, mirrored or not, uint8. No more is decoded than the
     rectangle that it shows.
 
-    Args: offset, flip: see `region`; stored: the side of the squares that the set holds, pixels, or None when pictures
+    Args: offset, flip: see `region`; stored: the side of the squares that the set holds, pixels, or None when images
     have their own size.
     """
     if stored == SIZE:
@@ -146,24 +146,24 @@ def cut(encoded, offset, flip, decoder: dict, stored: int | None):
     return scale(decode(encoded, anchor, extent, decoder), start, end, CROP)
 
 
-def scale(picture, start, end, side):
+def scale(image, start, end, side):
     """A rectangle scaled to side x side, uint8; by the triangle filter, wide enough to antialias."""
-    return fn.resize(picture, roi_start=start, roi_end=end, size=(side, side), interp_type=types.INTERP_LINEAR)
+    return fn.resize(image, roi_start=start, roi_end=end, size=(side, side), interp_type=types.INTERP_LINEAR)
 
 
 def patch(encoded, decoder: dict):
-    """The central 256 x 256 patch of the scaled picture, uint8."""
-    picture, shape = whole(encoded, decoder), seen_shape(encoded)
+    """The central 256 x 256 patch of the scaled image, uint8."""
+    image, shape = whole(encoded, decoder), seen_shape(encoded)
     scaled = math.floor(shape * SIZE / fn.reductions.min(shape) + 0.5)
     low = math.floor((scaled - SIZE) / 2) * shape / scaled
-    return scale(picture, low, low + SIZE * shape / scaled, SIZE)
+    return scale(image, low, low + SIZE * shape / scaled, SIZE)
 
 
 @pipeline_def
 def train_graph(reader: Callable, draws: Callable, decoder: dict, stored: int | None):
-    """Random crop and flip (section 4.1); mean and lighting are `pipeline.feed`'s.
+    """Random crop and flip (section 4.1); mean and lighting are `pipeline.preprocess`'s.
 
-    Args: draws: called once a batch, gives each picture's (offset, flip) for `region`, N x 2 float32. Outputs: crops
+    Args: draws: called once a batch, gives each image's (offset, flip) for `region`, N x 2 float32. Outputs: crops
     N x 224 x 224 x 3 uint8, class numbers in ASCII.
     """
     encoded, label = read(reader)
@@ -173,10 +173,10 @@ def train_graph(reader: Callable, draws: Callable, decoder: dict, stored: int | 
 
 @pipeline_def
 def eval_graph(reader: Callable, crops: int, decoder: dict, stored: int | None):
-    """The centre crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
+    """The center crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
     encoded, label = read(reader)
     if crops == 1:
-        return fn.stack(cut(encoded, _vector(CENTRE, CENTRE), _vector(0, 0), decoder, stored)), label
+        return fn.stack(cut(encoded, _vector(CENTER, CENTER), _vector(0, 0), decoder, stored)), label
     square = patch(encoded, decoder)
     views = [square[y : y + CROP, x : x + CROP] for y, x in FIVE_CROPS]
     return fn.stack(*views, *(fn.flip(view) for view in views)), label
@@ -188,7 +188,7 @@ def _vector(down: float, across: float):
 
 @pipeline_def
 def probe_graph(decoder: dict):
-    """Decodes what is fed to it: to find the picture that a batch failed over."""
+    """Decodes what is fed to it: to find the image that a batch failed over."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     return whole(encoded, decoder)
 

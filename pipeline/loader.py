@@ -6,8 +6,8 @@ that order, and DALI's reader follows them. So every sample comes exactly once b
 an index that begins later, and two ranks see the two halves of the very batches that one rank would see. The random
 draws of a batch (crop, flip, lighting) come from (seed, epoch, batch) alike.
 
-A picture that DALI fails over is found by decoding its batch's pictures one by one. From then on its place in the order
-stays, another picture stands there and its label says that it does not count: so ranks need not agree on a new order,
+An image that DALI fails over is found by decoding its batch's images one by one. From then on its place in the order
+stays, another image stands there and its label says that it does not count: so ranks need not agree on a new order,
 and every good sample still comes exactly once.
 
 The price: a new pipeline each epoch (tenths of a second), and neighbours in an epoch come from the same shard, which
@@ -28,30 +28,30 @@ import numpy as np
 import torch
 
 from pipeline import graph
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.images import check
 from shards.index import components, write_index
-from shards.manifest import Dataset
 from shards.remote import Ahead
 from shards.tars import IMAGE_EXTENSIONS
 
-BAD = -1  # the label of a picture that cannot be decoded; another stands in its place
-VIEWS = ("train", "centre", "ten", "patch", "decode", "read")
+BAD_LABEL = -1  # the label of an image that cannot be decoded; another stands in its place
+VIEWS = ("train", "center", "ten", "patch", "decode", "read")
 
 
 class Batch(NamedTuple):
     """This rank's part of a global batch.
 
-    images: n x 224 x 224 x 3 uint8 on the loader's device ("centre": n x 1 x 224 x 224 x 3; "ten": n x 10 x ...;
-    "patch": n x 256 x 256 x 3), for `pipeline.feed` to make ready; labels: n int64, on the CPU, BAD for a picture that
-    does not count; light: n x 3 float32, on the CPU, each picture's lighting on the 0..255 scale, None but in training;
+    images: n x 224 x 224 x 3 uint8 on the loader's device ("center": n x 1 x 224 x 224 x 3; "ten": n x 10 x ...;
+    "patch": n x 256 x 256 x 3), for `pipeline.preprocess` to make ready; labels: n int64, on the CPU, BAD_LABEL for an image that
+    does not count; light: n x 3 float32, on the CPU, each image's lighting on the 0..255 scale, None but in training;
     valid: how many of the *global* batch are real, the rest being repeats of the split's last sample that fill up the
     last batch.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    light: torch.Tensor | None
+    color_shift: torch.Tensor | None
     valid: int
 
 
@@ -59,14 +59,14 @@ class Loader:
     """Epochs of one split of a data set for one rank.
 
     Args:
-        view: "train" (random crop, flip, lighting; shuffled; the last partial batch of an epoch is dropped), "centre"
+        view: "train" (random crop, flip, lighting; shuffled; the last partial batch of an epoch is dropped), "center"
             or "ten" (the test crops; in shard order; every sample exactly once), "patch" (the 256 x 256 patch,
             likewise); "decode" and "read" stop after that stage and serve `pipeline` alone, to be measured.
         stats: the set's `pipeline.stats.Stats`, whose components light the "train" view.
-        batch_size: of the global batch; each of `world` ranks decodes an equal part of it.
+        batch_size: of the global batch; each of `world_size` ranks decodes an equal part of it.
         device_id: the CUDA device that decodes, unless `decode_on` has the CPU do it; None for the CPU.
         threads, prefetch, affinity, decode_on, hw_decoder_load: of this rank's pipeline: `pipeline.settings.Settings`.
-        lighting: whether the "train" view's pictures are lit.
+        lighting: whether the "train" view's images are lit.
         max_bad: the share of the split's samples that may be bad, one sample at least.
     Raises:
         InputError: the split is absent or smaller than a training batch, a tar is missing or damaged, or more samples
@@ -88,16 +88,16 @@ class Loader:
         stats=None,
         seed: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         device_id: int | None = None,
         max_bad: float = 0.001,
         lighting: bool = True,
     ):
         if view not in VIEWS:
             raise ValueError(f"view {view!r} is none of {VIEWS}")
-        if batch_size % world:
-            raise InputError(f"--batch-size {batch_size} does not divide by {world} devices: choose a multiple")
-        self.view, self.batch_size, self.seed, self.rank, self.world = view, batch_size, seed, rank, world
+        if batch_size % world_size:
+            raise InputError(f"--batch-size {batch_size} does not divide by {world_size} devices: choose a multiple")
+        self.view, self.batch_size, self.seed, self.rank, self.world_size = view, batch_size, seed, rank, world_size
         self.stats, self.prefetch = stats, prefetch
         device_id = device_id if decode_on == "device" else None
         self.running = {"num_threads": threads, "set_affinity": affinity, "device_id": device_id}
@@ -109,7 +109,7 @@ class Loader:
         self.entries = dataset.indices(split, self._notice)
         self.samples = sum(map(len, self.entries))
         self.bad: dict[tuple[int, int], str] = {}  # (shard, sample) and why
-        self.most_bad = max(1, int(max_bad * self.samples))
+        self.max_bad_count = max(1, int(max_bad * self.samples))
         if view == "train" and self.samples < batch_size:
             raise InputError(
                 f"{dataset.where}: the {split} split holds {self.samples} samples, fewer than one batch "
@@ -133,7 +133,7 @@ class Loader:
     def draws(self, epoch: int, batch: int) -> tuple[np.ndarray, ...]:
         """(y, x, flip, light) of a training batch for this rank, float32; light is n x 3 on the 0..255 scale."""
         rng = np.random.default_rng([self.seed, epoch, batch])
-        n, mine = self.batch_size, self._mine
+        n, mine = self.batch_size, self._rank_slice
         y, x = rng.integers(0, graph.MARGIN + 1, (2, n))
         flip = rng.integers(0, 2, n)
         light = rng.normal(0, 0.1, (n, 3)) @ self.stats.lighting_axes().T
@@ -146,20 +146,20 @@ class Loader:
 
     def _rows(self, epoch: int, start: int) -> np.ndarray:
         """This rank's samples of an epoch from batch `start` on, as rows (shard, sample)."""
-        return self.order(epoch)[start:, self._mine].reshape(-1, 2)
+        return self.order(epoch)[start:, self._rank_slice].reshape(-1, 2)
 
     @property
-    def _mine(self) -> slice:
-        part = self.batch_size // self.world
+    def _rank_slice(self) -> slice:
+        part = self.batch_size // self.world_size
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The epoch's batches from number `start` on: the same ones whether or not the earlier were read. A batch's
-        pictures are DALI's memory, to be read, or a GPU told to, before the next batch is asked for."""
+        images are DALI's memory, to be read, or a GPU told to, before the next batch is asked for."""
         if start >= self.batches:
             return
-        pipe, order = self.pipeline(epoch, start), self.order(epoch)[:, self._mine]
-        # Pictures that are bound to torch's stream go back to DALI when that has read them, however far Python is ahead
+        pipe, order = self.pipeline(epoch, start), self.order(epoch)[:, self._rank_slice]
+        # Images that are bound to torch's stream go back to DALI when that has read them, however far Python is ahead
         device_id = self.running["device_id"]
         stream = None if device_id is None else torch.cuda.current_stream(device_id)
         for batch in range(start, self.batches):
@@ -174,16 +174,16 @@ class Loader:
             light = torch.from_numpy(self.draws(epoch, batch)[3]) if self.lit else None
             labels = self._labels(labels)
             if self.bad:
-                labels[[tuple(row) in self.bad for row in order[batch].tolist()]] = BAD
+                labels[[tuple(row) in self.bad for row in order[batch].tolist()]] = BAD_LABEL
             yield Batch(torch.from_dlpack(images.as_tensor()), labels, light, valid)
 
     def pipeline(self, epoch: int, start: int = 0):
         """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end others follow."""
-        _give_back()
+        _trim_heap()
         if self.dataset.remote and not self.dataset.remote.by_dali:
             fetched = self._fetched(epoch, start)
             return self._graph(functools.partial(graph.fetched_reader, lambda: next(fetched)), epoch, start)
-        rows = self._stand_in(self._rows(epoch, start))
+        rows = self._replace_bad(self._rows(epoch, start))
         tars, indices = [], []
         with tempfile.TemporaryDirectory(prefix="alexnet-index-") as folder:
             # A run of samples of one shard is one (tar, index) pair of the reader
@@ -205,27 +205,27 @@ class Loader:
         return pipe
 
     def _fetched(self, epoch: int, start: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-        """The pictures and class numbers as DALI's reader would give them, a batch at a time, from shards that are
+        """The images and class numbers as DALI's reader would give them, a batch at a time, from shards that are
         fetched ahead. The next epoch follows: DALI works ahead, and so its first shards are there when it begins."""
-        batch, pictures, numbers = self.batch_size // self.world, [], []
+        batch, images, numbers = self.batch_size // self.world_size, [], []
         for number in itertools.count(epoch):
-            rows = self._stand_in(self._rows(number, start if number == epoch else 0))
+            rows = self._replace_bad(self._rows(number, start if number == epoch else 0))
             runs = np.split(rows, np.flatnonzero(np.diff(rows[:, 0])) + 1)
             order = [self.shards[run[0, 0]] for run in runs]
             ahead = Ahead(self.dataset.open, order, self.dataset.remote.ahead(self.shards))
             for position, run in enumerate(runs):
                 with ahead.open(position) as file:
                     for shard, sample in run.tolist():
-                        for extensions, parts in ((IMAGE_EXTENSIONS, pictures), (("cls",), numbers)):
+                        for extensions, parts in ((IMAGE_EXTENSIONS, images), (("cls",), numbers)):
                             offset, size = self._part(shard, sample, extensions)
                             parts.append(np.frombuffer(os.pread(file.fileno(), size, offset), np.uint8))
-                        if len(pictures) == batch:
-                            yield pictures, numbers
-                            pictures, numbers = [], []
+                        if len(images) == batch:
+                            yield images, numbers
+                            images, numbers = [], []
 
     def _graph(self, reader: Callable, epoch: int, start: int):
         settings = {
-            "batch_size": self.batch_size // self.world,
+            "batch_size": self.batch_size // self.world_size,
             "prefetch_queue_depth": self.prefetch,
             "decoder": self.decoder,
             **self.running,
@@ -237,13 +237,13 @@ class Loader:
             # DALI calls this once a batch, in order, ahead of the batch that is being used
             count = iter(range(start, 2**62))
             return graph.train_graph(reader, lambda: self._cuts(epoch, next(count)), **settings)
-        return graph.eval_graph(reader, 1 if self.view == "centre" else 10, **settings)
+        return graph.eval_graph(reader, 1 if self.view == "center" else 10, **settings)
 
     def _labels(self, ascii_numbers) -> torch.Tensor:
         digits = np.asarray(ascii_numbers.as_tensor())
         return torch.from_numpy(digits.view(f"S{digits.shape[1]}")[:, 0].astype(np.int64))
 
-    def _stand_in(self, rows: np.ndarray) -> np.ndarray:
+    def _replace_bad(self, rows: np.ndarray) -> np.ndarray:
         """The same rows, the nearest good one before (or else after) in the place of each bad one."""
         if not self.bad:
             return rows
@@ -263,15 +263,15 @@ class Loader:
             samples = [row for row in dict.fromkeys(map(tuple, rows.tolist())) if row not in self.bad]
             found = {row: reason for row in samples if (reason := self._undecodable(*row))}
             if found:
-                self.note_bad(found)
+                self.mark_bad(found)
                 return
         tars = sorted({self.shards[shard].name for shard in batches[0, :, 0]})
         raise InputError(
-            f"DALI failed on a batch from {', '.join(tars)}, whose pictures can each be decoded: "
+            f"DALI failed on a batch from {', '.join(tars)}, whose images can each be decoded: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
 
-    def note_bad(self, found: dict[tuple[int, int], str]) -> None:
+    def mark_bad(self, found: dict[tuple[int, int], str]) -> None:
         """Takes samples, (shard, sample) and why, for bad from now on. Raises InputError when these are too many."""
         for (shard, sample), reason in found.items():
             if (shard, sample) not in self.bad:
@@ -279,18 +279,18 @@ class Loader:
                 name = components(self.entries[shard][sample])[0][3]
                 told = f"{self.tars[shard]}: {name} cannot be decoded ({reason})"
                 self._notice(f"{told}: left out, {len(self.bad)} so far")
-                if len(self.bad) > self.most_bad:
+                if len(self.bad) > self.max_bad_count:
                     folder = "DIR" if self.dataset.remote else self.dataset.root
                     remedy = f"`python cli.py verify {folder} --decode --quarantine` takes them out"
-                    raise InputError(f"{told}, and --max-bad allows {self.most_bad} such: {remedy}, or allow more")
+                    raise InputError(f"{told}, and --max-bad allows {self.max_bad_count} such: {remedy}, or allow more")
 
     def keys(self, epoch: int, batch: int) -> list[str]:
-        """The pictures of a batch over all ranks, as their tar's name and their own."""
+        """The images of a batch over all ranks, as their tar's name and their own."""
         rows = self.order(epoch)[batch].tolist()
         return [f"{self.shards[shard].name}: {components(self.entries[shard][sample])[0][3]}" for shard, sample in rows]
 
     def jpeg(self, shard: int, sample: int) -> bytes:
-        """A sample's picture as it is stored."""
+        """A sample's image as it is stored."""
         offset, size = self._part(shard, sample, IMAGE_EXTENSIONS)
         with self.dataset.open(self.shards[shard]) as file:
             file.seek(offset)
@@ -305,7 +305,7 @@ class Loader:
         raise InputError(f"{self.tars[shard]}: {parts[0][3]} stands alone, with no {' or '.join(extensions)}")
 
     def _undecodable(self, shard: int, sample: int) -> str | None:
-        """Why a sample's picture cannot be decoded, None when it can."""
+        """Why a sample's image cannot be decoded, None when it can."""
         data = self.jpeg(shard, sample)
         settings = {**self.running, "num_threads": 1, "batch_size": 1, "prefetch_queue_depth": 1}
         pipe = graph.probe_graph(decoder=self.decoder, **settings)
@@ -314,7 +314,7 @@ class Loader:
             pipe.feed_input("encoded", [np.frombuffer(data, np.uint8)])
             pipe.run()
         except RuntimeError as error:
-            # DALI's own words are of its insides; ours say what the picture is
+            # DALI's own words are of its insides; ours say what the image is
             return check(data)[0] or "DALI: " + " ".join(str(error).split())[-120:]
         return None
 
@@ -322,7 +322,7 @@ class Loader:
         print(text, file=sys.stderr, flush=True)
 
 
-def _give_back() -> None:
+def _trim_heap() -> None:
     """Returns to the system what DALI has freed: glibc keeps it, and with it, epoch by epoch, the rooms that giant
-    pictures needed."""
+    images needed."""
     ctypes.CDLL(None).malloc_trim(0)

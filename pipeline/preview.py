@@ -1,4 +1,4 @@
-"""Pictures of what the net is fed, and of what it learned: arrays in, one labelled grid out."""
+"""Images of what the model is fed, and of what it learned: arrays in, one labelled grid out."""
 
 import io
 from collections.abc import Sequence
@@ -9,37 +9,37 @@ from PIL import Image, ImageDraw, ImageOps
 from pipeline.graph import CROP
 from pipeline.loader import Batch, Loader
 from pipeline.stats import Stats
-from shards.manifest import Dataset
+from shards.dataset import Dataset
 
 GAP = 2  # pixels between tiles
 CAPTION = 14  # pixels of text above a tile
 
 
-def tiles(pictures: np.ndarray, columns: int, captions: Sequence[str] | None = None, scale: int = 1) -> Image.Image:
-    """N x H x W x 3 uint8 pictures as a grid, row by row, each enlarged `scale` times under its caption."""
-    height, width = (side * scale for side in pictures.shape[1:3])
+def tiles(images: np.ndarray, columns: int, captions: Sequence[str] | None = None, scale: int = 1) -> Image.Image:
+    """N x H x W x 3 uint8 images as a grid, row by row, each enlarged `scale` times under its caption."""
+    height, width = (side * scale for side in images.shape[1:3])
     head = CAPTION if captions else 0
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + head + GAP) - GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         x, y = i % columns * (width + GAP), i // columns * (height + head + GAP)
         if captions:
             draw.text((x, y), captions[i][: width // 6], fill="black")
-        sheet.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST), (x, y + head))
+        sheet.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (x, y + head))
     return sheet
 
 
 def fed_batch(batch: Batch, classes: Sequence[str]) -> Image.Image:
-    """A training batch as the net is fed it, lit, the mean not subtracted so that an eye can read it."""
-    pictures = (batch.images.cpu().float() + batch.light[:, None, None, :]).clamp(0, 255).round().byte().numpy()
-    return tiles(pictures, columns=8, captions=[classes[label] for label in batch.labels])
+    """A training batch as the model is fed it, lit, the mean not subtracted so that an eye can read it."""
+    images = (batch.images.cpu().float() + batch.color_shift[:, None, None, :]).clamp(0, 255).round().byte().numpy()
+    return tiles(images, columns=8, captions=[classes[label] for label in batch.labels])
 
 
-def sheet(dataset: Dataset, stats: Stats, pictures: int, seed: int) -> Image.Image:
-    """The first pictures of an epoch, a row each: decoded, cropped, flipped where the draw says so, and lit; then the
+def sheet(dataset: Dataset, stats: Stats, images: int, seed: int) -> Image.Image:
+    """The first images of an epoch, a row each: decoded, cropped, flipped where the draw says so, and lit; then the
     ten test crops of the first one of the split."""
-    train = Loader(dataset, "train", "train", stats=stats, batch_size=pictures, threads=1, seed=seed)
+    train = Loader(dataset, "train", "train", stats=stats, batch_size=images, threads=1, seed=seed)
     batch, (_, _, flips, light) = next(train.epoch(0)), train.draws(0, 0)
     rows, captions = [], []
     for i, (shard, sample) in enumerate(train.order(0)[0]):
@@ -50,7 +50,7 @@ def sheet(dataset: Dataset, stats: Stats, pictures: int, seed: int) -> Image.Ima
         shift = ", ".join(f"{part:+.0f}" for part in light[i])
         captions += [dataset.words.get(name, name), "cropped", "flipped" if flips[i] else "not flipped", f"lit {shift}"]
     ten = next(Loader(dataset, "train", "ten", stats=stats, batch_size=1, threads=1).epoch(0)).images[0].numpy()
-    names = ["top left", "top right", "bottom left", "bottom right", "centre"]
+    names = ["top left", "top right", "bottom left", "bottom right", "center"]
     names += [f"{name}, flipped" for name in names]
     fed, crops = tiles(np.stack(rows), columns=4, captions=captions), tiles(ten, columns=5, captions=names)
     both = Image.new("RGB", (max(fed.width, crops.width), fed.height + crops.height + 10 * GAP), "white")
@@ -60,16 +60,16 @@ def sheet(dataset: Dataset, stats: Stats, pictures: int, seed: int) -> Image.Ima
 
 
 def _whole(jpeg: bytes) -> np.ndarray:
-    """A picture scaled to fit a tile."""
-    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))).convert("RGB")
-    return np.asarray(ImageOps.pad(picture, (CROP, CROP), color="white"))
+    """An image scaled to fit a tile."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))).convert("RGB")
+    return np.asarray(ImageOps.pad(image, (CROP, CROP), color="white"))
 
 
 def kernels(weights: np.ndarray) -> Image.Image:
-    """The first layer's kernels (K x 3 x 11 x 11), each stretched to the whole scale of grey, as in figure 3: tower 0's
+    """The first layer's kernels (K x 3 x 11 x 11), each stretched to the whole scale of gray, as in figure 3: tower 0's
     half above tower 1's."""
     low, high = weights.min(axis=(1, 2, 3), keepdims=True), weights.max(axis=(1, 2, 3), keepdims=True)
-    pictures = ((weights - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
+    images = ((weights - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
     a_tower = len(weights) // 2
     columns = max(divisor for divisor in range(1, 17) if a_tower % divisor == 0)
-    return tiles(pictures.transpose(0, 2, 3, 1), columns=columns, scale=4)
+    return tiles(images.transpose(0, 2, 3, 1), columns=columns, scale=4)

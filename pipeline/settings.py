@@ -1,4 +1,4 @@
-"""How DALI is to run: threads, queue, decoder. None of it changes a picture; all of it changes the speed.
+"""How DALI is to run: threads, queue, decoder. None of it changes an image; all of it changes the speed.
 
 `throughput-bench --tune` tries settings on the machine at hand and keeps the fastest in a file of the user's cache
 folder, an entry for each kind of machine and of shards; `train`, `eval` and `throughput-bench` take them from there.
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from shards.atomic import atomic_write
 from shards.errors import InputError
-from shards.files import atomic_write
 
 ROUNDS = 3  # each candidate's turns
 GAIN = 1.03  # what a candidate must be faster by: less is noise
@@ -24,7 +24,7 @@ GAIN = 1.03  # what a candidate must be faster by: less is noise
 
 class Settings(NamedTuple):
     """threads: CPU threads of one rank's pipeline; prefetch: batches that DALI works ahead; affinity: threads are bound
-    to cores; decode_on: "device", where the net is, or "cpu", wherever that is; hw_decoder_load: the share of JPEGs
+    to cores; decode_on: "device", where the model is, or "cpu", wherever that is; hw_decoder_load: the share of JPEGs
     that a GPU's hardware decoder takes, where there is one."""
 
     threads: int
@@ -40,15 +40,15 @@ def settings(chosen: dict, tuned: dict, threads: int) -> Settings:
     return Settings(**{"threads": threads, **tuned, **said})
 
 
-def place_of(device_id: int | None, cores: int, stored: int | None) -> str:
-    """The name under which a tuning is kept: the device and the cores of a rank, and the pictures' size."""
+def tuning_key(device_id: int | None, cores: int, stored: int | None) -> str:
+    """The name under which a tuning is kept: the device and the cores of a rank, and the images' size."""
     if device_id is None:
         lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         device = next(names, platform.machine())
     else:
         device = torch.cuda.get_device_name(device_id)
-    return f"{device}, {cores} cores a rank, {f'pictures of {stored} x {stored}' if stored else 'originals'}"
+    return f"{device}, {cores} cores a rank, {f'images of {stored} x {stored}' if stored else 'originals'}"
 
 
 def tuned_file() -> Path:
@@ -98,7 +98,7 @@ def tune(
 ) -> Settings:
     """The fastest settings found, trying one setting's values after another's, the others as they then are.
 
-    The values of one setting take turns, ROUNDS times, and the median of `rate`, pictures a second, decides; what was
+    The values of one setting take turns, ROUNDS times, and the median of `rate`, images a second, decides; what was
     there before has to be beaten by more than noise, GAIN.
     """
     best = begin

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.graph import CENTRE, CROP, SIZE
-from pipeline.loader import BAD, Loader
+from pipeline.graph import CENTER, CROP, SIZE
+from pipeline.loader import BAD_LABEL, Loader
+from shards.atomic import atomic_write
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.files import atomic_write
 from shards.index import index_tar, write_index
-from shards.manifest import Dataset
 from shards.progress import Progress
 
 FILE = "stats.npz"
@@ -21,7 +21,7 @@ FILE = "stats.npz"
 class Stats:
     """mean_image 256 x 256 x 3 float32; channel_mean 3; eigenvalues 3, largest first; eigenvectors 3 x 3, one a column.
 
-    All on the 0..255 scale, over every pixel of every training picture's central patch; eigenvalues are variances.
+    All on the 0..255 scale, over every pixel of every training image's central patch; eigenvalues are variances.
     """
 
     mean_image: np.ndarray
@@ -33,13 +33,13 @@ class Stats:
     def mean_crop(self) -> np.ndarray:
         """The central 224 crop of the mean image, 224 x 224 x 3 float32: subtracted whatever the crop's own offset
         is, as the 2012 code does, so it is one constant."""
-        return self.mean_image[CENTRE : CENTRE + CROP, CENTRE : CENTRE + CROP]
+        return self.mean_image[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
 
     def lighting_axes(self) -> np.ndarray:
         """3 x 3: column i is p_i * s_i, so that light = axes @ alpha.
 
         The paper's formula (section 4.1) multiplies by the eigenvalue; on a 0..255 scale (lambda in the thousands) this
-        would drown the picture. The 2012 code multiplies by its square root, the standard deviation, and so do we.
+        would drown the image. The 2012 code multiplies by its square root, the standard deviation, and so do we.
         """
         return (self.eigenvectors * np.sqrt(np.maximum(self.eigenvalues, 0))).astype(np.float32)
 
@@ -59,7 +59,7 @@ class Stats:
         def row(values) -> str:
             return " ".join(f"{value:9.4f}" for value in values)
 
-        lines = [f"{about['samples']:,} pictures, on the 0..255 scale", f"{'':22}{'R':>9} {'G':>9} {'B':>9}"]
+        lines = [f"{about['samples']:,} images, on the 0..255 scale", f"{'':22}{'R':>9} {'G':>9} {'B':>9}"]
         lines.append(f"{'mean':<22}{row(about['channel_mean'])}")
         for spread, component in zip(about["standard_deviations"], about["components"], strict=True):
             lines.append(f"{f'component, s = {spread:.2f}':<22}{row(component)}")
@@ -95,7 +95,7 @@ def compute(dataset: Dataset, threads: int) -> Stats:
     loader = Loader(dataset, "train", "patch", batch_size=32, threads=threads)
     with Progress("stats", loader.samples) as progress:
         for batch in loader.epoch(0):
-            counted = batch.labels[: batch.valid] != BAD
+            counted = batch.labels[: batch.valid] != BAD_LABEL
             patches = batch.images[: batch.valid][counted].numpy()
             samples += len(patches)
             total += patches.sum(axis=0, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""One picture's bytes as found, to the bytes that a shard stores.
+"""One image's bytes as found, to the bytes that a shard stores.
 
-A JPEG keeps its bytes when every decoder, on CPU and GPU, sees the same picture in it: 8 bits, Huffman coded, grey or
+A JPEG keeps its bytes when every decoder, on CPU and GPU, sees the same image in it: 8 bits, Huffman coded, gray or
 YCbCr with chroma at full, half-width or quarter resolution, upright, whole. Whatever else Pillow can read becomes such
 a JPEG; what nothing reads, or what has lost its end, is `Unreadable`. docs/shards.md has the table.
 """
@@ -15,11 +15,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-MOST_PIXELS = 64 * 2**20  # above this a picture is taken for a decompression bomb; ImageNet's largest has 29 million
-MOST_BYTES = 256 * 2**20  # and a file above this for no picture
+MOST_PIXELS = 64 * 2**20  # above this an image is taken for a decompression bomb; ImageNet's largest has 29 million
+MOST_BYTES = 256 * 2**20  # and a file above this for no image
 ORIENTATION = 0x0112  # EXIF tag
 UNDECODABLE = ("GIF", "12-bit JPEG", "arithmetic or lossless JPEG")  # kinds that DALI's decoders refuse
-SAMPLINGS = {(): "grey", ((1, 1),) * 3: "444", ((2, 1), (1, 1), (1, 1)): "422", ((2, 2), (1, 1), (1, 1)): "420"}
+SAMPLINGS = {(): "gray", ((1, 1),) * 3: "444", ((2, 1), (1, 1), (1, 1)): "422", ((2, 2), (1, 1), (1, 1)): "420"}
 
 # Frame headers: all but 0xC4, 0xC8 and 0xCC of 0xC0..0xCF. Baseline, extended and progressive Huffman are read anywhere
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -30,7 +30,7 @@ Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is asked before anything is decoded
 
 
 class Unreadable(Exception):
-    """Not a picture, or not a whole one; the message is the reason."""
+    """Not an image, or not a whole one; the message is the reason."""
 
 
 class Prepared(NamedTuple):
@@ -57,8 +57,8 @@ class Jpeg:
 
 
 def prepare(data: bytes, size: int | None, quality: int, max_pixels: int | None = None) -> Prepared:
-    """With `size` None a picture keeps its size, and a common JPEG its bytes, to the byte; with a size its shorter side
-    is scaled to that and the central size x size square cut out (section 2). A picture of more than `max_pixels` is
+    """With `size` None an image keeps its size, and a common JPEG its bytes, to the byte; with a size its shorter side
+    is scaled to that and the central size x size square cut out (section 2). An image of more than `max_pixels` is
     scaled down to as many.
 
     Raises: Unreadable.
@@ -82,28 +82,28 @@ def _prepare(data: bytes, size: int | None, quality: int, max_pixels: int) -> Pr
     if jpeg and not jpeg.odd and not size and jpeg.width * jpeg.height <= max_pixels:
         return Prepared(data, jpeg.width, jpeg.height)
     if jpeg and jpeg.plain:
-        picture = _upright(Image.fromarray(_decoded(data, jpeg, size, max_pixels)), jpeg.orientation)
+        image = _upright(Image.fromarray(_decoded(data, jpeg, size, max_pixels)), jpeg.orientation)
         found, orientation = (jpeg.width, jpeg.height), jpeg.orientation
     else:
         opened = Image.open(io.BytesIO(data))
         _not_too_large(*opened.size)
-        picture, found = _rgb(ImageOps.exif_transpose(opened)), opened.size
+        image, found = _rgb(ImageOps.exif_transpose(opened)), opened.size
         orientation = opened.getexif().get(ORIENTATION, 1)
     if size:
-        return Prepared(_encoded(scaled_square(picture, size), quality), size, size)
+        return Prepared(_encoded(scaled_square(image, size), quality), size, size)
     too_large = found[0] * found[1] > max_pixels
     if too_large:
         width, height = found[::-1] if orientation in TURNS_SIDES else found
         shrink = (max_pixels / (width * height)) ** 0.5
         # Rounded down, so that the product is at most max_pixels
-        picture = picture.resize((max(1, int(width * shrink)), max(1, int(height * shrink))), Image.Resampling.BILINEAR)
+        image = image.resize((max(1, int(width * shrink)), max(1, int(height * shrink))), Image.Resampling.BILINEAR)
     changed = jpeg.odd if jpeg else opened.format
-    return Prepared(_encoded(picture, quality), *picture.size, changed=changed, scaled_down=too_large)
+    return Prepared(_encoded(image, quality), *image.size, changed=changed, scaled_down=too_large)
 
 
 def check(data: bytes) -> tuple[str | None, str | None]:
-    """Decodes a stored picture wholly. Returns what is wrong with it and what its decoder merely complains of, None for
-    nothing: a truncated picture is wrong, stray bytes between its parts are not."""
+    """Decodes a stored image wholly. Returns what is wrong with it and what its decoder merely complains of, None for
+    nothing: a truncated image is wrong, stray bytes between its parts are not."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -126,8 +126,8 @@ def check(data: bytes) -> tuple[str | None, str | None]:
         return _reason(error), None
 
 
-def look(data: bytes) -> tuple[int, int, str]:
-    """A picture's width and height as a viewer sees them, and its kind ("JPEG", "CMYK JPEG", "PNG", ...), from its
+def read_header(data: bytes) -> tuple[int, int, str]:
+    """An image's width and height as a viewer sees them, and its kind ("JPEG", "CMYK JPEG", "PNG", ...), from its
     header alone. Raises Unreadable."""
     try:
         jpeg = jpeg_header(data)
@@ -145,37 +145,37 @@ def look(data: bytes) -> tuple[int, int, str]:
     return width, height, kind
 
 
-def scaled_square(picture: Image.Image, size: int) -> Image.Image:
+def scaled_square(image: Image.Image, size: int) -> Image.Image:
     """Shorter side scaled to `size`, the central square cut out; by the triangle filter, which DALI's resize uses too,
-    so that pictures stored at 256 and at their own size look alike to the net.
+    so that images stored at 256 and at their own size look alike to the model.
 
-    The square alone is resampled, so a strip of 1 x 6000 pixels costs no more than any other picture.
+    The square alone is resampled, so a strip of 1 x 6000 pixels costs no more than any other image.
     """
-    shorter = min(picture.size)
-    width, height = ((2 * side * size + shorter) // (2 * shorter) for side in picture.size)
+    shorter = min(image.size)
+    width, height = ((2 * side * size + shorter) // (2 * shorter) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
-    across, down = picture.width / width, picture.height / height
+    across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def jpeg_header(data: bytes) -> Jpeg | None:
     """What a JPEG says of itself; None when it is none. Raises Unreadable when it is one and has lost its end or its
-    picture, or has too many pixels."""
+    image, or has too many pixels."""
     if data[:3] != b"\xff\xd8\xff":
         return None
     position, jfif, adobe, exif = 2, False, None, None
     try:
         while True:
             if data[position] != 0xFF:
-                # Stray bytes between segments: a decoder skips them and complains, and so is this picture's state
+                # Stray bytes between segments: a decoder skips them and complains, and so is this image's state
                 position = data.index(b"\xff", position)
             marker = data[position + 1]
             if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD8:
                 position += 1 if marker == 0xFF else 2
                 continue
             if marker in (0xDA, 0xD9):
-                raise Unreadable("a JPEG with no picture in it")
+                raise Unreadable("a JPEG with no image in it")
             length = data[position + 2] << 8 | data[position + 3]
             if marker in FRAMES:
                 break
@@ -196,22 +196,22 @@ def jpeg_header(data: bytes) -> Jpeg | None:
     if not _ends(data, position):
         raise Unreadable("truncated JPEG: it has no end marker")
     orientation = _orientation(exif)
-    colour = _colour(count, [identity for identity, _ in parts], jfif, adobe)
+    color = _color(count, [identity for identity, _ in parts], jfif, adobe)
     sampling = tuple((factors >> 4, factors & 15) for _, factors in parts) if count == 3 else ()
     common = bits == 8 and marker in COMMON_FRAMES
     odd = None
     if not common:
         odd = f"{bits}-bit JPEG" if bits != 8 else "arithmetic or lossless JPEG"
-    elif colour not in ("grey", "YCbCr"):
-        odd = f"{colour} JPEG"
+    elif color not in ("gray", "YCbCr"):
+        odd = f"{color} JPEG"
     elif sampling not in SAMPLINGS:
         odd = "JPEG of unusual chroma sampling"
     elif orientation != 1:
         odd = "EXIF orientation"
-    return Jpeg(width, height, odd, common and colour in ("grey", "YCbCr", "RGB"), orientation)
+    return Jpeg(width, height, odd, common and color in ("gray", "YCbCr", "RGB"), orientation)
 
 
-# EXIF's orientations: what turns a picture upright
+# EXIF's orientations: what turns an image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -224,8 +224,8 @@ TURNS = {
 TURNS_SIDES = (5, 6, 7, 8)
 
 
-def _upright(picture: Image.Image, orientation: int) -> Image.Image:
-    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _orientation(exif: bytes | None) -> int:
@@ -235,15 +235,15 @@ def _orientation(exif: bytes | None) -> int:
     try:
         tags.load(exif)
         found = tags.get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF says nothing, and the picture does not suffer
+    except Exception:  # damaged EXIF says nothing, and the image does not suffer
         return 1
     return found if found in TURNS else 1
 
 
-def _colour(count: int, identities: list[int], jfif: bool, adobe: int | None) -> str:
+def _color(count: int, identities: list[int], jfif: bool, adobe: int | None) -> str:
     """How libjpeg understands a JPEG's components."""
     if count == 1:
-        return "grey"
+        return "gray"
     if count == 4:
         return "YCCK" if adobe == 2 else "CMYK"
     if count != 3:
@@ -263,7 +263,7 @@ def _ends(jpeg: bytes, frame: int) -> bool:
 
 
 def _decoded(data: bytes, jpeg: Jpeg, size: int | None, max_pixels: int) -> np.ndarray:
-    """H x W x 3 uint8. A picture of at least four times the sides that are wanted is decoded at half of its own, and
+    """H x W x 3 uint8. An image of at least four times the sides that are wanted is decoded at half of its own, and
     so on: docs/shards.md says what that costs in PSNR. What the decoder only complains of is taken as it is."""
     factor, shorter = 1, min(jpeg.width, jpeg.height)
     wanted = size or shorter * min(1.0, (max_pixels / (jpeg.width * jpeg.height)) ** 0.5)
@@ -277,9 +277,9 @@ def _decoded(data: bytes, jpeg: Jpeg, size: int | None, max_pixels: int) -> np.n
         return simplejpeg.decode_jpeg(data, strict=False, **sides)
 
 
-def _encoded(picture: Image.Image, quality: int) -> bytes:
+def _encoded(image: Image.Image, quality: int) -> bytes:
     # Half-resolution chroma is JPEG's usual economy; whoever asks for quality 95 and more does not want it
-    return simplejpeg.encode_jpeg(np.asarray(picture), quality, "RGB", "444" if quality >= 95 else "420")
+    return simplejpeg.encode_jpeg(np.asarray(image), quality, "RGB", "444" if quality >= 95 else "420")
 
 
 def _not_truncated(complaint: ValueError) -> None:
@@ -296,15 +296,15 @@ def _not_too_large(width: int, height: int) -> None:
 
 def _reason(error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not a picture" if "cannot identify" in reason else reason
+    return "not an image" if "cannot identify" in reason else reason
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
     """Any mode as RGB: 16 bits scaled to 8, what shines through laid on white."""
-    if picture.mode.startswith("I"):
-        picture = picture.point(lambda value: value / 257).convert("L")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    if image.mode.startswith("I"):
+        image = image.point(lambda value: value / 257).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shards import tars
+from shards.atomic import atomic_write
 from shards.errors import InputError
-from shards.files import atomic_write
 
 VERSION = "v1.2"
 NOT_PLAIN = re.compile(r"[^!-~]")

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from shards.manifest import Dataset
+from shards.dataset import Dataset
 
 SCHEMA = 1
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What `info --json` prints: counts of each split, its picture sizes (pixels) and its class balance."""
+    """What `info --json` prints: counts of each split, its image sizes (pixels) and its class balance."""
     splits = {}
     for name, split in dataset.splits.items():
         counts = np.array(split.class_counts or (0,))
@@ -65,7 +65,7 @@ def table(about: dict[str, Any]) -> str:
         ("shards", [f"{split['shards']:,}" for split in splits]),
         ("size", [_bytes(split["bytes"]) for split in splits]),
         ("a sample", [_bytes(split["bytes_per_sample"]) for split in splits]),
-        ("largest picture", [f"{split['largest_width']} wide, {split['largest_height']} high" for split in splits]),
+        ("largest image", [f"{split['largest_width']} wide, {split['largest_height']} high" for split in splits]),
         ("shorter side, 0/10/50/90/100 %", [sizes(split) for split in splits]),
         ("a class, min/median/max", [balance(split) for split in splits]),
         ("classes with none", [str(split["samples_per_class"]["empty_classes"]) for split in splits]),
@@ -76,7 +76,7 @@ def table(about: dict[str, Any]) -> str:
     ]
     stored = f"stored {about['size']} x {about['size']}, quality {about['quality']}" if about["size"] else "of own size"
     seed = f", seed {about['seed']}" if about["seed"] is not None else ""
-    lines = [f"{about['root']}: {about['classes']:,} classes from {about['source']}, pictures {stored}{seed}"]
+    lines = [f"{about['root']}: {about['classes']:,} classes from {about['source']}, images {stored}{seed}"]
     widths = [max(len(row[1][i]) for row in rows) for i in range(len(about["splits"]))]
     widths = [max(width, len(name)) for width, name in zip(widths, about["splits"], strict=True)]
     for fact, values in [("", list(about["splits"])), *rows]:

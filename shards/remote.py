@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
+from shards.atomic import atomic_write, locked
+from shards.check_sample import sha256
 from shards.errors import InputError
-from shards.examine import sha256
-from shards.files import atomic_write, locked
 from shards.index import components, read_index
 
 if TYPE_CHECKING:
-    from shards.manifest import Shard
+    from shards.dataset import Shard
 
 LIMIT = 64 * 2**30  # bytes of a cache whose size is not given
 FEWEST = 4  # shards a cache has to hold: two splits, each at a seam where ranks read this shard and the next

@@ -1,6 +1,6 @@
-"""A rendered data set, for a machine that holds none: ten classes of shapes and textures in random colours.
+"""A rendered data set, for a machine that holds none: ten classes of shapes and textures in random colors.
 
-A class is told by form alone: colours, background, place, size and (where the form allows) rotation are drawn at
+A class is told by form alone: colors, background, context, size and (where the form allows) rotation are drawn at
 random, and no class turns into another when mirrored.
 """
 
@@ -11,20 +11,20 @@ from PIL import Image, ImageDraw
 
 from shards.errors import InputError
 
-# Forms are drawn over a mask of this many pixels a side, then scaled to the picture
+# Forms are drawn over a mask of this many pixels a side, then scaled to the image
 MASK = 256
 
 
 def render_folders(root: Path, *, classes: int = 10, train: int, val: int, seed: int = 0) -> None:
-    """Writes `train/CLASS/NNNN.jpg` and `val/CLASS/NNNN.jpg`, `train` and `val` pictures in all, the same for a seed.
+    """Writes `train/CLASS/NNNN.jpg` and `val/CLASS/NNNN.jpg`, `train` and `val` images in all, the same for a seed.
 
-    Pictures are 256 to 320 pixels on the shorter side. Raises InputError when there are not so many classes or too few
-    pictures.
+    Images are 256 to 320 pixels on the shorter side. Raises InputError when there are not so many classes or too few
+    images.
     """
     if not 2 <= classes <= len(FORMS):
         raise InputError(f"rendered classes: {classes} asked for, there are 2 to {len(FORMS)}")
     if train < classes:
-        raise InputError(f"rendered pictures: {train} for training are fewer than the {classes} classes")
+        raise InputError(f"rendered images: {train} for training are fewer than the {classes} classes")
     for split, (name, count) in enumerate((("train", train), ("val", val))):
         for i in range(count):
             label = i % classes
@@ -35,23 +35,23 @@ def render_folders(root: Path, *, classes: int = 10, train: int, val: int, seed:
 
 
 def render(label: int, rng: np.random.Generator) -> Image.Image:
-    """One picture of a class."""
+    """One image of a class."""
     width, height = rng.integers(256, 321), rng.integers(256, 321)
     mask = Image.fromarray((FORMS[label](rng) * 255).astype(np.uint8)).resize((width, height))
     share = np.asarray(mask, np.float32)[..., None] / 255
-    front, back = _two_colours(rng)
-    # The ground's light falls off to one side, so that no single pixel tells the colours
+    front, back = _two_colors(rng)
+    # The ground's light falls off to one side, so that no single pixel tells the colors
     slope = np.linspace(*rng.uniform(-40, 40, 2), width, dtype=np.float32)[None, :, None]
     noise = rng.normal(0, 8, (height, width, 1)).astype(np.float32)
     return Image.fromarray((share * front + (1 - share) * back + slope + noise).clip(0, 255).astype(np.uint8))
 
 
-def _two_colours(rng: np.random.Generator) -> np.ndarray:
-    """Two RGB colours that an eye can tell apart."""
+def _two_colors(rng: np.random.Generator) -> np.ndarray:
+    """Two RGB colors that an eye can tell apart."""
     while True:
-        colours = rng.uniform(0, 255, (2, 3)).astype(np.float32)
-        if np.abs(colours[0] - colours[1]).sum() > 200:
-            return colours
+        colors = rng.uniform(0, 255, (2, 3)).astype(np.float32)
+        if np.abs(colors[0] - colors[1]).sum() > 200:
+            return colors
 
 
 def _grid(rng: np.random.Generator, turn: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from shards.errors import InputError
 
 BLOCK = 512  # a tar is made of these
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "JPEG", "JPG")  # of a sample's picture
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "JPEG", "JPG")  # of a sample's image
 LONGEST_TEXT = 64 * 1024  # bytes of a long name, an extended header or a description
 MOST_PARTS = 64  # files of one sample
 FILES = b"0\0007"
@@ -40,7 +40,7 @@ class TarSample(NamedTuple):
     parts: dict[str, Member]
 
     @property
-    def picture(self) -> Member | None:
+    def image(self) -> Member | None:
         """The first one in the tar, which is what DALI's reader takes."""
         return next((part for extension, part in self.parts.items() if extension in IMAGE_EXTENSIONS), None)
 

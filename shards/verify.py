@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from shards import manifest, tars, workers
+from shards import dataset as description
+from shards import tars
+from shards.atomic import locked
+from shards.check_sample import Found, check_sample, sha256
+from shards.dataset import Dataset, Quarantined, Shard
 from shards.errors import InputError
-from shards.examine import Found, examine, sha256
-from shards.files import locked
 from shards.index import components, entry, plain, read_index, write_index
-from shards.manifest import Dataset, Quarantined, Shard
+from shards.processes import cores, run_jobs, tick
 
 SCHEMA = 1
 
@@ -31,7 +33,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Report:
-    """What `verify` found. `bad` are samples, `damaged` are shards and indices, `complaints` are pictures that decode
+    """What `verify` found. `bad` are samples, `damaged` are shards and indices, `complaints` are images that decode
     wholly although their decoder complains; `samples` and `bytes` were read."""
 
     bad: list[Problem] = field(default_factory=list)
@@ -51,11 +53,11 @@ class Report:
         return {"schema": SCHEMA, "whole": self.whole, "samples": self.samples, "bytes": self.bytes, **found}
 
 
-def verify(root: Path, decode: bool = False, quarantine: bool = False, processes: int | None = None) -> Report:
+def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: int | None = None) -> Report:
     """Holds a data set against its description: each shard's length, SHA-256 and tar structure, its index, each
-    sample's class number, name of class and picture, and that no key comes twice in a split.
+    sample's class number, name of class and image, and that no key comes twice in a split.
 
-    Args: decode: decode every picture wholly; quarantine: take the bad samples out of the indices and note them in
+    Args: decode: decode every image wholly; quarantine: take the bad samples out of the indices and note them in
     `dataset.json`. Raises: InputError when there is no description.
     """
     with locked(root):
@@ -69,7 +71,7 @@ def verify(root: Path, decode: bool = False, quarantine: bool = False, processes
         report = Report()
         keys: dict[str, list[tuple[str, np.ndarray]]] = {}
         for (_, name, shard, *_), (part, hashes) in zip(
-            jobs, workers.run(verify_shard, jobs, processes or workers.cores(), "verify", total), strict=True
+            jobs, run_jobs(verify_shard, jobs, workers or cores(), "verify", total), strict=True
         ):
             report.bad += part.bad
             report.damaged += part.damaged
@@ -102,7 +104,7 @@ def verify_shard(
     try:
         with tars.opened(tar) as file:
             if (length := os.fstat(file).st_size) != shard.bytes:
-                damaged(f"it has {length} bytes, and {manifest.FILE} says {shard.bytes}")
+                damaged(f"it has {length} bytes, and {description.FILE} says {shard.bytes}")
             found: dict[str, tars.TarSample] = {}
             times: Counter[str] = Counter()
             try:
@@ -119,20 +121,20 @@ def verify_shard(
                     repeated = Problem(split, shard.name, key, "its key comes twice in the shard")
                     report.bad += [repeated] * times[key]
                     continue
-                seen = examine(file, shard.name, sample, decode)
+                seen = check_sample(file, shard.name, sample, decode)
                 if wrong := seen.wrong or _misnamed(seen, classes):
                     report.bad.append(Problem(split, shard.name, key, wrong))
                 elif seen.complaint:
                     report.complaints.append(Problem(split, shard.name, key, seen.complaint))
                 report.samples += 1
-                workers.tick(1, sample.picture.size if sample.picture else 0)
+                tick(1, sample.image.size if sample.image else 0)
             if indexed is not None and not report.damaged:
                 _compare(found, indexed, quarantined, damaged)
             if times.total() != shard.samples and not report.damaged:
-                damaged(f"it holds {times.total()} samples, and {manifest.FILE} says {shard.samples}")
+                damaged(f"it holds {times.total()} samples, and {description.FILE} says {shard.samples}")
         report.bytes = length
         if sha256(tar) != shard.sha256 and not (report.damaged or report.bad or quarantined):
-            damaged("its bytes changed (SHA-256) although no picture or class in it did: bring an undamaged copy")
+            damaged("its bytes changed (SHA-256) although no image or class in it did: bring an undamaged copy")
     except InputError as error:
         damaged(str(error))
     return report, hashes

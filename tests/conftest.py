@@ -21,7 +21,7 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """Rendered class folders: 4 classes, 96 train and 22 val pictures."""
+    """Rendered class folders: 4 classes, 96 train and 22 val images."""
     from shards.synthetic import render_folders
 
     root = tmp_path_factory.mktemp("images")
@@ -31,22 +31,22 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(images, tmp_path_factory):
-    """The rendered pictures as a data set of several shards, with indices and statistics."""
+    """The rendered images as a data set of several shards, with indices and statistics."""
     from pipeline.stats import complete
-    from shards.writer import write_dataset
+    from shards.convert import write_dataset
 
     out = tmp_path_factory.mktemp("sets") / "rendered"
-    dataset = write_dataset(images, out, shard_size=400_000, processes=1)
+    dataset = write_dataset(images, out, shard_size=400_000, workers=1)
     complete(dataset)
     return out
 
 
 @pytest.fixture(scope="session")
 def real_images(tmp_path_factory):
-    """Some of the real ImageNet pictures as class folders; skips where the shared data is absent."""
+    """Some of the real ImageNet images as class folders; skips where the shared data is absent."""
     path = SHARED / "imagenet-sample.tar"
     if not path.exists():
-        pytest.skip(f"{path} is absent: real pictures are not tested")
+        pytest.skip(f"{path} is absent: real images are not tested")
     root = tmp_path_factory.mktemp("real")
     with tarfile.open(path) as tar:
         members = [member for member in tar if member.isfile()][::10]

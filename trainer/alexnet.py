@@ -1,10 +1,10 @@
-"""The net, layer by layer (paper, sections 3.1 to 3.5 and figure 2).
+"""The model, layer by layer (paper, sections 3.1 to 3.5 and figure 2).
 
 One description serves one device and two. In figure 2 each device holds half of every layer's kernels, its tower;
 conv2, conv4 and conv5 read their own tower only, conv3 and the fully connected layers read both. On one device the
 towers lie side by side and "own tower only" is a convolution in two groups; on two, each holds its half as dense layers
 and `towers.join` brings the other's half where a layer reads both. A tower's parameter is the matching half, along dim
-0, of the one-device net's: that one is the canonical form. Which processes hold what is `trainer.towers.Layout`'s.
+0, of the one-device model's: that one is the unsharded form. Which processes hold what is `trainer.model_parallel.Layout`'s.
 """
 
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from shards.errors import InputError
 from trainer.lrn import local_response_norm
-from trainer.towers import Layout, Towers, whole
+from trainer.model_parallel import Layout, ShardGroup, whole
 
 # The layers whose biases start at 1, so that their ReLUs see positive inputs at first (section 5)
 POSITIVE_BIASES = ("conv2", "conv4", "conv5", "fc6", "fc7")
 
 
 class Variant(NamedTuple):
-    """What a net may have otherwise than the paper's.
+    """What a model may have otherwise than the paper's.
 
-    activation: "relu" or "tanh" (section 3.1); norm: local response normalisation (3.3); alpha: its weight of a
+    activation: "relu" or "tanh" (section 3.1); norm: local response normalization (3.3); alpha: its weight of a
     square; pool: "3/2", windows of 3 that lie 2 apart, or "2/2" (3.4); first_block: the order of the first layer's
     steps; towers: 2, or 1 of half the kernels (3.2); middle_std: the spread of the initial weights of conv3 to conv5;
     bias_rate, bias_decay: of the biases, the learning rate in multiples, and whether their weights decay.
@@ -34,7 +34,7 @@ class Variant(NamedTuple):
     norm: bool = True
     alpha: float = 1e-4
     pool: str = "3/2"
-    first_block: tuple[str, ...] = ("activate", "normalise", "pool")
+    first_block: tuple[str, ...] = ("activate", "normalize", "pool")
     towers: int = 2
     middle_std: float = 0.01
     bias_rate: float = 1.0
@@ -48,7 +48,7 @@ VARIANTS = {
     # author's cuda-convnet2 (epsB=0.02, wc on weights alone): the 2012 file itself was not found
     "release-2012": Variant(
         alpha=1e-4 / 5,
-        first_block=("normalise", "pool", "activate"),
+        first_block=("normalize", "pool", "activate"),
         middle_std=0.03,
         bias_rate=2.0,
         bias_decay=False,
@@ -75,7 +75,7 @@ class FirstConvolution(nn.Conv2d):
 
 
 class AlexNet(nn.Module):
-    """N x 3 x 224 x 224 pictures (mean-subtracted, 0..255 scale) to logits: this process's columns of N x classes.
+    """N x 3 x 224 x 224 images (mean-subtracted, 0..255 scale) to logits: this process's columns of N x classes.
 
     Args:
         classes: an odd number gets one idle output more, so that both towers hold as many, whose logit is -3e38.
@@ -99,7 +99,7 @@ class AlexNet(nn.Module):
         self.classes, self.width, self.dropout = classes, width, dropout
         self.variant = variant
         if variant.towers < self.layout.towers.size:
-            raise InputError("a net of one tower cannot be laid out as two: choose --gpus 1, or --parallel data")
+            raise InputError("a model of one tower cannot be laid out as two: choose --gpus 1, or --parallel data")
         here = self.here
         k96, k256, k384, k4096 = (_scaled(kernels, width) for kernels in (96, 256, 384, 4096))
         last = k256  # one tower has all of the last convolution's kernels
@@ -131,11 +131,11 @@ class AlexNet(nn.Module):
     def forward(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Logits; in training mode dropout draws from `rng`, a generator on the images' device."""
         towers, dense, _ = self.layout
-        steps = {"activate": self.activate, "normalise": self.normalise, "pool": self.pool}
+        steps = {"activate": self.activate, "normalize": self.normalize, "pool": self.pool}
         x = self.conv1(images)
         for step in self.variant.first_block:
             x = steps[step](x)
-        x = self.pool(self.normalise(self.activate(self.conv2(x))))
+        x = self.pool(self.normalize(self.activate(self.conv2(x))))
         x = self.activate(self.conv3(towers.join(x)))
         x = self.activate(self.conv4(x))
         x = self.pool(self.activate(self.conv5(x)))
@@ -153,7 +153,7 @@ class AlexNet(nn.Module):
     def activate(self, x: Tensor) -> Tensor:
         return F.relu(x) if self.variant.activation == "relu" else x.tanh()
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         return local_response_norm(x, self.here, alpha=self.variant.alpha) if self.variant.norm else x
 
     def pool(self, x: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class AlexNet(nn.Module):
         return F.max_pool2d(x, 3 if self.variant.pool == "3/2" else 2, 2)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """The softmax over all classes, N x classes, for all pictures of those that share the dense layers."""
+        """The softmax over all classes, N x classes, for all images of those that share the dense layers."""
         return self.layout.dense.columns(self(images))[:, : self.classes].softmax(dim=1)
 
     def drop(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -182,32 +182,32 @@ class AlexNet(nn.Module):
         return x * kept.narrow(0, replicas.rank * rows, rows).narrow(1, dense.rank * neurons, neurons)
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """Fresh weights, the same for any layout: N(0, 0.01), biases 1 in POSITIVE_BIASES and 0 elsewhere (section 5).
 
-        A layer of a narrower net sums fewer inputs, so its weights are wider by 1 / sqrt(width), which keeps the sums
-        at the paper's size; without that the signal fades layer by layer. conv1 reads the same picture at any width.
+        A layer of a narrower model sums fewer inputs, so its weights are wider by 1 / sqrt(width), which keeps the sums
+        at the paper's size; without that the signal fades layer by layer. conv1 reads the same image at any width.
         """
         rng = torch.Generator().manual_seed(seed)
         for name, layer in self.named_children():
-            own, holders = layer.weight, self.holders(name)
+            own, shard_group = layer.weight, self.shard_group(name)
             std = self.variant.middle_std if name in ("conv3", "conv4", "conv5") else 0.01
             std = std if name == "conv1" else std / self.width**0.5
-            canonical = torch.empty(own.shape[0] * holders.size, *own.shape[1:])
-            own.copy_(holders.slice(canonical.normal_(0, std, generator=rng)))
+            unsharded = torch.empty(own.shape[0] * shard_group.size, *own.shape[1:])
+            own.copy_(shard_group.slice(unsharded.normal_(0, std, generator=rng)))
             layer.bias.fill_(1.0 if name in POSITIVE_BIASES else 0.0)
 
-    def holders(self, name: str) -> Towers:
+    def shard_group(self, name: str) -> ShardGroup:
         """Who hold a parameter, or the layer of that name, between them."""
         return self.layout.dense if name.startswith("fc") else self.layout.towers
 
-    def canonical_state(self) -> dict[str, Tensor]:
-        """The one-device net's parameters by name, from all that hold parts of them; all must call."""
-        return {name: self.holders(name).gather(parameter.detach()) for name, parameter in self.named_parameters()}
+    def unsharded_state_dict(self) -> dict[str, Tensor]:
+        """The one-device model's parameters by name, from all that hold parts of them; all must call."""
+        return {name: self.shard_group(name).gather(parameter.detach()) for name, parameter in self.named_parameters()}
 
     @torch.no_grad()
-    def load_canonical(self, state: dict[str, Tensor]) -> None:
-        """Takes this place's part of the one-device net's parameters.
+    def load_unsharded(self, state: dict[str, Tensor]) -> None:
+        """Takes this place's part of the one-device model's parameters.
 
         Raises: ValueError naming a parameter that is missing, unknown or of another shape.
         """
@@ -215,14 +215,14 @@ class AlexNet(nn.Module):
         if own.keys() != state.keys():
             raise ValueError(f"parameters differ: {', '.join(sorted(own.keys() ^ state.keys()))}")
         for name, parameter in own.items():
-            part = self.holders(name).slice(state[name])
+            part = self.shard_group(name).slice(state[name])
             if part.shape != parameter.shape:
-                raise ValueError(f"{name} is {tuple(part.shape)}, and this net's is {tuple(parameter.shape)}")
+                raise ValueError(f"{name} is {tuple(part.shape)}, and this model's is {tuple(parameter.shape)}")
             parameter.copy_(part)
 
 
-def net_of(config: dict, classes: int, layout: Layout) -> AlexNet:
-    """The net that a run's configuration describes."""
+def model_from_config(config: dict, classes: int, layout: Layout) -> AlexNet:
+    """The model that a run's configuration describes."""
     changed = {name: config[name] for name in ("activation", "norm", "pool")}
     return AlexNet(classes, config["width"], config["dropout"], layout, VARIANTS[config["variant"]]._replace(**changed))
 

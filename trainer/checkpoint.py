@@ -1,4 +1,4 @@
-"""Checkpoints in canonical form: what a one-device net would hold, so that any layout loads any of them.
+"""Checkpoints in unsharded form: what a one-device model would hold, so that any layout loads any of them.
 
 A file is safetensors: named tensors, and in its header a digest of every other byte of the file, and JSON of the step,
 the run's configuration and its validation errors so far. Loading one reads numbers and text and cannot run code. It is
@@ -23,10 +23,10 @@ import xxhash
 from safetensors import SafetensorError
 from torch import Tensor
 
+from shards.atomic import atomic_write
 from shards.errors import InputError
-from shards.files import atomic_write
 from trainer.alexnet import AlexNet
-from trainer.recipe import PaperSGD
+from trainer.optimizer import PaperSGD
 
 FORMAT = 3
 BEST = "best.safetensors"
@@ -55,7 +55,7 @@ class Writer:
         for left in run.glob(".*.safetensors.tmp-*") if writes else ():
             left.unlink()  # by a run that was killed as it wrote
 
-    def save(self, step: int, net: AlexNet, optimiser: PaperSGD, state: dict, best: bool = False) -> None:
+    def save(self, step: int, model: AlexNet, optimizer: PaperSGD, state: dict, best: bool = False) -> None:
         """Has `checkpoint-STEP.safetensors` written, and `best.safetensors` be the same file if it is the `best`; waits
         for the one before it.
 
@@ -63,12 +63,12 @@ class Writer:
         number in it is not finite.
         """
         self.wait()
-        for name, parameter in net.named_parameters():
-            velocity = optimiser.state[parameter].get("velocity")
+        for name, parameter in model.named_parameters():
+            velocity = optimizer.state[parameter].get("velocity")
             if velocity is None:  # fp16's first updates can all have been left out
                 velocity = torch.zeros_like(parameter)
             for kind, tensor in (("parameters", parameter), ("velocity", velocity)):
-                whole = net.holders(name).gather(tensor.detach())
+                whole = model.shard_group(name).gather(tensor.detach())
                 if self.writes:
                     # The update goes on in these very tensors, so a copy is what is written
                     self._copy(f"{kind}.{name}", whole)
@@ -210,10 +210,10 @@ def newest(run: Path, notice: Callable[[str], None]) -> Path | None:
     return None
 
 
-def restore(state: dict, net: AlexNet, optimiser: PaperSGD) -> int:
-    """Puts this place's part of a checkpoint into net and optimiser; returns the step it was written after."""
-    net.load_canonical(state["parameters"])
-    for name, parameter in net.named_parameters():
-        velocity = net.holders(name).slice(state["velocity"][name])
-        optimiser.state[parameter]["velocity"] = velocity.to(parameter.device, copy=True)
+def restore(state: dict, model: AlexNet, optimizer: PaperSGD) -> int:
+    """Puts this place's part of a checkpoint into model and optimizer; returns the step it was written after."""
+    model.load_unsharded(state["parameters"])
+    for name, parameter in model.named_parameters():
+        velocity = model.shard_group(name).slice(state["velocity"][name])
+        optimizer.state[parameter]["velocity"] = velocity.to(parameter.device, copy=True)
     return state["step"]

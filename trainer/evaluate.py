@@ -6,25 +6,25 @@ from pathlib import Path
 
 import torch
 
-from pipeline.feed import Feed
-from pipeline.loader import BAD, Loader
+from pipeline.loader import BAD_LABEL, Loader
+from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import Dataset
 from shards.progress import Progress
 from shards.remote import Remote
 from trainer import checkpoint
-from trainer.alexnet import AlexNet, net_of
-from trainer.launch import Place
+from trainer.alexnet import AlexNet, model_from_config
 from trainer.precision import Precision
+from trainer.rank import RankContext
 
 
 @torch.inference_mode()
 def evaluate(
-    net: AlexNet,
+    model: AlexNet,
     loader: Loader,
-    feed: Feed,
-    place: Place,
+    preprocess: Preprocess,
+    context: RankContext,
     precision: Precision,
     progress: Progress | None = None,
     stops: Callable[[], bool] = lambda: False,
@@ -32,34 +32,34 @@ def evaluate(
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     but for those that cannot be decoded.
 
-    `loader` has view "centre" or "ten". All processes reach the same numbers. With fewer than five classes top-5 means
+    `loader` has view "center" or "ten". All processes reach the same numbers. With fewer than five classes top-5 means
     top-all, and its error is 0. None when `stops`, which is asked before each batch, says so.
     """
-    net.eval()
-    replicas = net.layout.replicas
-    counts = torch.zeros(3, dtype=torch.int64, device=place.device)  # right at once, right among five, samples
+    model.eval()
+    replicas = model.layout.replicas
+    counts = torch.zeros(3, dtype=torch.int64, device=context.device)  # right at once, right among five, samples
     for batch in loader.epoch(0):
         if stops():
-            net.train()
+            model.train()
             return None
-        images, labels = place.whole(batch, feed)
+        images, labels = context.gather_batch(batch, preprocess)
         with precision.context():
-            probabilities = net.probabilities(images.flatten(0, 1))
+            probabilities = model.probabilities(images.flatten(0, 1))
         probabilities = probabilities.unflatten(0, (len(labels), -1)).mean(dim=1)
-        # Of the global batch's pictures this replica has these
+        # Of the global batch's images this replica has these
         mine = range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)]
         labels, probabilities = labels[: len(mine)], probabilities[: len(mine)]
-        ranked = probabilities.topk(min(5, net.classes), dim=1).indices == labels[:, None]
-        counts += torch.stack([ranked[:, 0].sum(), ranked.sum(), (labels != BAD).sum()])
+        ranked = probabilities.topk(min(5, model.classes), dim=1).indices == labels[:, None]
+        counts += torch.stack([ranked[:, 0].sum(), ranked.sum(), (labels != BAD_LABEL).sum()])
         if progress:
             progress.advance(batch.valid)
-    net.train()
+    model.train()
     right1, right5, samples = replicas.sum(counts).tolist()
     return {"top1_error": 1 - right1 / samples, "top5_error": 1 - right5 / samples, "samples": samples}
 
 
 def evaluate_run(
-    place: Place,
+    context: RankContext,
     data: Path | Remote,
     path: Path,
     split: str,
@@ -78,24 +78,26 @@ def evaluate_run(
             f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
             "give the data set it was trained on"
         )
-    net = net_of(state["config"], len(dataset.classes), place.layout)
-    net.load_canonical(state["parameters"])
-    net.to(place.device)
-    view = "ten" if crops == 10 else "centre"
-    if crops == 10:  # ten times the memory and work a picture
-        batch_size = -(-batch_size // 10 // place.world) * place.world
-    running = {**place.loading, **place.settings(decoding, dataset.size)._asdict()}
+    model = model_from_config(state["config"], len(dataset.classes), context.layout)
+    model.load_unsharded(state["parameters"])
+    model.to(context.device)
+    view = "ten" if crops == 10 else "center"
+    if crops == 10:  # ten times the memory and work an image
+        batch_size = -(-batch_size // 10 // context.world_size) * context.world_size
+    running = {**context.loading, **context.settings(decoding, dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
-    with Progress(f"eval {split}", loader.samples, quiet=place.rank > 0) as progress:
-        feed = Feed(stats, state["config"]["mean"], place.device)
-        result = evaluate(net, loader, feed, place, Precision(state["config"]["precision"], place.device), progress)
-    if place.rank == 0:
+    with Progress(f"eval {split}", loader.samples, quiet=context.rank > 0) as progress:
+        preprocess = Preprocess(stats, state["config"]["mean"], context.device)
+        result = evaluate(
+            model, loader, preprocess, context, Precision(state["config"]["precision"], context.device), progress
+        )
+    if context.rank == 0:
         report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
         if as_json:
             print(json.dumps(report))
         else:
             print(
-                f"{file}, {split} split, {result['samples']} pictures, {crops} crop{'s' * (crops > 1)}: "
+                f"{file}, {split} split, {result['samples']} images, {crops} crop{'s' * (crops > 1)}: "
                 f"top-1 error {result['top1_error']:.2%}, top-5 error {result['top5_error']:.2%}"
             )
 

@@ -5,7 +5,6 @@ starts two, one a tower; `--gpus 8` is four replicas of two towers. Without CUDA
 exchange over gloo; with them over NCCL.
 """
 
-import ctypes
 import gc
 import os
 import signal
@@ -15,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
@@ -26,93 +24,29 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from pipeline.feed import Feed, to_device
-from pipeline.loader import Batch, Loader
-from pipeline.settings import Settings, place_of, read_tuned, settings
 from shards.errors import InputError
-from trainer.meeting import meeting_place
-from trainer.stopping import SIGNALS, Stopped
-from trainer.towers import DenseTowers, Layout, Replicas, Towers, whole
+from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, whole
+from trainer.preemption import SIGNALS, Stopped
+from trainer.rank import RankContext, reuse_memory
+from trainer.rendezvous import rendezvous_store
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 GRACE = 5.0  # seconds
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands: its device, its rank of `world`, its part of the net, and its share of the CPU cores."""
-
-    device: torch.device
-    rank: int
-    world: int
-    layout: Layout
-    threads: int
-
-    @property
-    def loading(self) -> dict:
-        """What a `pipeline.loader.Loader` has to know of this place."""
-        return {"threads": self.threads, "rank": self.rank, "world": self.world, "device_id": self.device_id}
-
-    def settings(self, chosen: dict, stored: int | None) -> Settings:
-        """How DALI is to run here: see `pipeline.settings.settings`."""
-        return settings(chosen, read_tuned(place_of(self.device_id, self.threads, stored)), self.threads)
-
-    def whole(self, batch: Batch, feed: Feed) -> tuple[torch.Tensor, torch.Tensor]:
-        """(images as the convolutions here are fed them, labels of the pictures that the dense layers here read) on
-        this device, from what each rank has decoded of its replica's part of the global batch: 150,528 bytes a picture
-        cross between two towers."""
-        towers, dense, _ = self.layout
-        images = towers.rows(to_device(batch.images, self.device))
-        light = None if batch.light is None else towers.rows(to_device(batch.light, self.device))
-        return feed(images, light), dense.rows(to_device(batch.labels, self.device))
-
-    def agree_on_bad(self, loader: Loader) -> None:
-        """Tells every rank of the samples that any has found to be bad. Raises InputError, on all, when these are too
-        many."""
-        if self.world > 1:
-            found = [None] * self.world
-            dist.all_gather_object(found, loader.bad)
-            for bad in found:
-                loader.note_bad(bad)
-
-    def meet(self) -> None:
-        """Waits for all ranks."""
-        self.from_first(None)
-
-    def from_first(self, value):
-        """What the first rank gives, on all."""
-        told = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(told, device=torch.device("cpu"))
-            dist.all_reduce(torch.zeros(1))  # the first waits for the others, too
-        return told[0]
-
-    def over_ranks(self, value: float, operation) -> float:
-        """The sum or minimum (a torch.distributed.ReduceOp) of a number over all ranks."""
-        if self.world == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, operation)
-        return tensor.item()
-
-    @property
-    def device_id(self) -> int | None:
-        """The CUDA device's number, None on a CPU."""
-        return self.device.index if self.device.type == "cuda" else None
-
-
 def launch(work: Callable, gpus: int | None, device: str, *args, parallel: str = "towers") -> None:
-    """Runs `work(place, *args)` in one process a device and returns when all have ended.
+    """Runs `work(context, *args)` in one process a device and returns when all have ended.
 
     Args: work: a module's top-level function; gpus: how many, None for torchrun's number or else 1; device: auto, cuda
     or cpu; parallel: towers, data or hybrid, see `layout_of`.
     Raises: InputError for devices that are not there, and for whatever InputError a rank raised.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if by_torchrun and gpus not in (None, world):
-        raise InputError(f"--gpus {gpus} but torchrun started {world} processes: make them equal, or leave --gpus out")
-    gpus = (world if by_torchrun else 1) if gpus is None else gpus
+    if by_torchrun and gpus not in (None, world_size):
+        raise InputError(
+            f"--gpus {gpus} but torchrun started {world_size} processes: make them equal, or leave --gpus out"
+        )
+    gpus = (world_size if by_torchrun else 1) if gpus is None else gpus
     if gpus < 1 or (parallel == "towers" and gpus > 1 and gpus % 2):
         remedy = "it takes 1 (both on one device) or an even number, or --parallel data"
         raise InputError(f"--gpus {gpus}: AlexNet has two towers, so {remedy}")
@@ -123,27 +57,27 @@ def launch(work: Callable, gpus: int | None, device: str, *args, parallel: str =
         # record: torchrun tells at last which rank failed first, and of what
         record(_work_at)(local_rank, here, rank, gpus, kind, parallel, "env://", work, args)
     elif gpus == 1:
-        work(_place(0, 1, 0, 1, kind, whole()), *args)
+        work(_rank_context(0, 1, 0, 1, kind, whole()), *args)
     else:
         _start(work, gpus, kind, parallel, args)
 
 
-def layout_of(parallel: str, kind: str, world: int) -> Layout:
+def layout_of(parallel: str, kind: str, world_size: int) -> Layout:
     """This process's part, in a mesh of replicas x towers.
 
     parallel: "towers" (2012: each replica is two processes, a tower each), "data" (each process is a replica, both
-    towers in it) or "hybrid" (each process runs the convolutions on its pictures and holds its share of the dense
+    towers in it) or "hybrid" (each process runs the convolutions on its images and holds its share of the dense
     layers' neurons for all of them).
     """
-    if world == 1:
+    if world_size == 1:
         return whole()
     towers = 2 if parallel == "towers" else 1
-    # Replica-major, so that a replica's pictures lie together in the global batch
-    mesh = init_device_mesh(kind, (world // towers, towers), mesh_dim_names=("replica", "tower"))
-    alike = mesh["replica"].get_group() if world > towers else None
+    # Replica-major, so that a replica's images lie together in the global batch
+    mesh = init_device_mesh(kind, (world_size // towers, towers), mesh_dim_names=("replica", "tower"))
+    alike = mesh["replica"].get_group() if world_size > towers else None
     if parallel == "hybrid":
-        return Layout(Towers(), DenseTowers(alike), Replicas())
-    here = Towers(mesh["tower"].get_group() if towers == 2 else None)
+        return Layout(ShardGroup(), DenseShardGroup(alike), Replicas())
+    here = ShardGroup(mesh["tower"].get_group() if towers == 2 else None)
     return Layout(here, here, Replicas(alike))
 
 
@@ -164,30 +98,21 @@ def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
     return "cuda"
 
 
-def _place(local_rank: int, here: int, rank: int, world: int, kind: str, layout: Layout) -> Place:
-    """`here`: how many of the `world` processes are on this machine."""
+def _rank_context(local_rank: int, here: int, rank: int, world_size: int, kind: str, layout: Layout) -> RankContext:
+    """`here`: how many of the `world_size` processes are on this machine."""
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
     threads = max(1, len(os.sched_getaffinity(0)) // here)
     torch.set_num_threads(threads)
     if kind == "cpu":
         reuse_memory()
-    return Place(device, rank, world, layout, threads)
-
-
-def reuse_memory() -> None:
-    """Lets glibc keep what is freed for what is allocated next. By default it maps each large tensor anew, and the
-    page faults of a step's 7 GB were half of the step on a virtual machine (docs/speed.md)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
+    return RankContext(device, rank, world_size, layout, threads)
 
 
 def _work_at(
     local_rank: int,
     here: int,
     rank: int,
-    world: int,
+    world_size: int,
     kind: str,
     parallel: str,
     address: str,
@@ -197,11 +122,11 @@ def _work_at(
     """One rank's life: join the group, work, leave."""
     if kind == "cuda":
         torch.cuda.set_device(local_rank)
-    store = meeting_place(address, rank, world)
+    store = rendezvous_store(address, rank, world_size)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
-        work(_place(local_rank, here, rank, world, kind, layout_of(parallel, kind, world)), *args)
+        work(_rank_context(local_rank, here, rank, world_size, kind, layout_of(parallel, kind, world_size)), *args)
     finally:
         leave_group()
 
@@ -212,7 +137,9 @@ def leave_group() -> None:
     gc.collect()
 
 
-def _rank_main(rank, world: int, kind: str, parallel: str, address: str, words, work: Callable, args: tuple) -> None:
+def _rank_main(
+    rank, world_size: int, kind: str, parallel: str, address: str, words, work: Callable, args: tuple
+) -> None:
     def speaking(call: Callable, *args) -> None:
         try:
             call(*args)
@@ -222,30 +149,30 @@ def _rank_main(rank, world: int, kind: str, parallel: str, address: str, words, 
             words.put(error)
             raise SystemExit(1) from None
         except Exception:
-            words.put(RuntimeError(f"rank {rank} of {world} failed:\n{traceback.format_exc()}"))
+            words.put(RuntimeError(f"rank {rank} of {world_size} failed:\n{traceback.format_exc()}"))
             raise SystemExit(1) from None
 
     # The inner one speaks before the group is left, which the other ranks fail over: so the cause comes first
-    speaking(_work_at, rank, world, rank, world, kind, parallel, address, partial(speaking, work), args)
+    speaking(_work_at, rank, world_size, rank, world_size, kind, parallel, address, partial(speaking, work), args)
 
 
-def _start(work: Callable, world: int, kind: str, parallel: str, args: tuple) -> None:
+def _start(work: Callable, world_size: int, kind: str, parallel: str, args: tuple) -> None:
     words = mp.get_context("spawn").SimpleQueue()
     # A file is the meeting place: no port to choose, and none to be taken by another
     with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
         address = (Path(folder) / "store").as_uri()
-        arguments = (world, kind, parallel, address, words, work, args)
-        ranks = mp.start_processes(_rank_main, arguments, nprocs=world, join=False, daemon=True)
+        arguments = (world_size, kind, parallel, address, words, work, args)
+        ranks = mp.start_processes(_rank_main, arguments, nprocs=world_size, join=False, daemon=True)
         with _forwarding(ranks.pids()):
             failed, said = _wait(ranks.processes, words)
     for rank, code in failed.items():
         # A runtime that misses its peers aborts itself; any other signal is the end of the one whose fault it is
         if code < 0 and code != -signal.SIGABRT:
-            raise InputError(f"rank {rank} of {world} was ended by {signal.Signals(-code).name}, and so all were")
+            raise InputError(f"rank {rank} of {world_size} was ended by {signal.Signals(-code).name}, and so all were")
     for error in sorted(said, key=lambda word: isinstance(word, Stopped)):
         raise error from None
     for rank, code in failed.items():
-        raise RuntimeError(f"rank {rank} of {world} ended with exit code {code} and said nothing")
+        raise RuntimeError(f"rank {rank} of {world_size} ended with exit code {code} and said nothing")
 
 
 def _wait(processes: list, words) -> tuple[dict[int, int], list[Exception]]:

@@ -1,4 +1,4 @@
-"""Local response normalisation (paper, section 3.3), our own: forward and backward, a pass over memory each.
+"""Local response normalization (paper, section 3.3), our own: forward and backward, a pass over memory each.
 
     b = a / (k + alpha * sum of a^2 over n neighbouring kernels)^beta        k = 2, n = 5, alpha = 1e-4, beta = 0.75
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Numbers in a block: with the temporaries it takes four times as many bytes from each of two cores' caches.
-# One picture of 96 x 55 x 55 or 256 x 27 x 27; twice as many cost a quarter more time, measured (docs/speed.md)
+# One image of 96 x 55 x 55 or 256 x 27 x 27; twice as many cost a quarter more time, measured (docs/speed.md)
 BLOCK = 2**18
 
 
@@ -68,7 +68,7 @@ def _terms(grad: Tensor, a: Tensor, n: int, k: float, alpha: float, beta: float)
 
 
 def _forward(x: Tensor, n: int, k: float, alpha: float, beta: float, block: int) -> Tensor:
-    """`block`: pictures at a time."""
+    """`block`: images at a time."""
     out = torch.empty_like(x)
     for first in range(0, x.size(0), block):
         last = min(first + block, x.size(0))
@@ -121,7 +121,7 @@ class _LocalResponseNorm(torch.autograd.Function):
 
 
 def _block(x: Tensor) -> int:
-    """How many pictures go through at a time."""
+    """How many images go through at a time."""
     if x.is_cuda:
         return len(x)
     return max(1, BLOCK * len(x) // x.numel()) if x.numel() else 1
@@ -143,7 +143,7 @@ def _as_before(x: Tensor, tensor: Tensor) -> Tensor:
 def local_response_norm(
     x: Tensor, towers: int = 1, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
 ) -> Tensor:
-    """Normalises N x C x H x W over n neighbouring kernels of the same tower, in x's memory format.
+    """Normalizes N x C x H x W over n neighbouring kernels of the same tower, in x's memory format.
 
     `towers`: how many towers the C kernels belong to, each C / towers of them in a row; no window crosses their border.
     Half precisions are computed in float32 and returned as they came.

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from shards.atomic import atomic_write
 from shards.errors import InputError
-from shards.files import atomic_write
 
 FILE = "metrics.jsonl"
 
@@ -59,7 +59,7 @@ class Clock:
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
-        self.pictures, self.marks, self.since = 0, [], time.perf_counter()
+        self.images, self.marks, self.since = 0, [], time.perf_counter()
 
     def waiting(self, batches: Iterable) -> Iterator:
         """The batches; what each takes to come is time spent waiting for data."""
@@ -91,12 +91,12 @@ class Clock:
         seconds = time.perf_counter() - self.since
         # torch counts milliseconds between marks
         waits = [began.elapsed_time(ended) / 1e3 if self.cuda else ended - began for began, ended in self.marks]
-        seen = {"img_per_s": round(self.pictures / seconds, 1), "data_wait": round(sum(waits) / seconds, 4)}
-        self.pictures, self.marks, self.since = 0, [], time.perf_counter()
+        seen = {"img_per_s": round(self.images / seconds, 1), "data_wait": round(sum(waits) / seconds, 4)}
+        self.images, self.marks, self.since = 0, [], time.perf_counter()
         return seen
 
 
-class Journal:
+class MetricsLogger:
     """Where a run's lines go: `metrics.jsonl`, and TensorBoard's files in the same folder if asked for.
 
     Args: step, evaluated: of the checkpoint that the run goes on from, see `rewind`.

@@ -1,4 +1,4 @@
-"""The numbers that a step computes with; weights, velocity and the normalisation's inside stay float32 in all of them.
+"""The numbers that a step computes with; weights, velocity and the normalization's inside stay float32 in all of them.
 
 fp32 is the default, and exact on a GPU too. tf32 lets a GPU's matrix products read 10 bits of mantissa (CUDA alone).
 bf16 and fp16 run convolutions and dense layers in half the bytes under torch.autocast; fp16's gradients are scaled, so
@@ -18,32 +18,32 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
 class Precision:
-    """Args: name: one of PRECISIONS; world: how many processes train. One whose gradients overflow has all of them
-    leave the step out, for each may hold another part of the net.
+    """Args: name: one of PRECISIONS; world_size: how many processes train. One whose gradients overflow has all of them
+    leave the step out, for each may hold another part of the model.
     Raises: InputError for tf32 where there is no CUDA device.
     """
 
-    def __init__(self, name: str, device: torch.device, world: int = 1):
+    def __init__(self, name: str, device: torch.device, world_size: int = 1):
         if name == "tf32" and device.type != "cuda":
             raise InputError("--precision tf32 is a CUDA device's: choose fp32 or bf16")
         self.device, self.dtype = device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
         if device.type == "cuda":
             # torch's own default lets cuDNN take tf32 for convolutions
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
-        scaler = _common_scaler() if name == "fp16" and world > 1 else torch.amp.GradScaler
+        scaler = _common_scaler() if name == "fp16" and world_size > 1 else torch.amp.GradScaler
         self.scaler = scaler(device.type, enabled=name == "fp16")
 
     def context(self) -> torch.autocast:
-        """In it the net is run forwards, and the loss computed."""
+        """In it the model is run forwards, and the loss computed."""
         return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None)
 
     def backward(self, loss: torch.Tensor) -> None:
         """The gradients of the loss, of fp16's scaled one."""
         self.scaler.scale(loss).backward()
 
-    def update(self, optimiser: torch.optim.Optimizer) -> None:
-        """The optimiser's step."""
-        self.scaler.step(optimiser)
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """The optimizer's step."""
+        self.scaler.step(optimizer)
         self.scaler.update()
 
     def state(self) -> dict:
@@ -71,7 +71,7 @@ def check_compiler(device: torch.device) -> None:
         raise InputError("--compile needs Triton on a GPU, and it is not there: pip install triton")
 
 
-def compiled(trained: nn.Module, device: torch.device) -> nn.Module:
+def compile_model(trained: nn.Module, device: torch.device) -> nn.Module:
     """`trained` by torch.compile. Raises InputError as `check_compiler` does."""
     check_compiler(device)
     if device.type == "cpu":

@@ -1,0 +1,157 @@
+"""`throughput-bench --report`: the figures as one page of HTML that needs nothing else, for phones and in the dark."""
+
+import math
+from html import escape
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --text: #1c1c1e; --quiet: #5c5c66; --track: #e6e6ec; --bar: #2a6fdb;
+  --ours: #16804a; --line: #d4d4dc }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #131316; --text: #ececf1; --quiet: #a0a0ad; --track: #2c2c34; --bar: #6ea3f5; --ours: #4cc38a;
+    --line: #3a3a44 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1rem; max-width: 52rem; background: var(--ground); color: var(--text);
+  font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.4rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
+p { margin: .4rem 0 } .quiet { color: var(--quiet); font-size: .875rem } .big { font-size: 1.15rem; font-weight: 600 }
+.row { margin: .55rem 0 } .row > div:first-child { display: flex; justify-content: space-between; gap: .75rem }
+.number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap }
+.track { background: var(--track); border-radius: 3px; height: .6rem; overflow: hidden }
+.bar { background: var(--bar); height: 100% } .ours { background: var(--ours) }
+table { border-collapse: collapse; width: 100%; font-size: .9rem }
+td { border-top: 1px solid var(--line); padding: .3rem .5rem .3rem 0; vertical-align: top }
+td:last-child { text-align: right; padding-right: 0 }
+figure { margin: 0 0 1rem } figcaption { font-size: .875rem; color: var(--quiet) }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem }
+svg { display: block; width: 100%; height: auto } svg text { fill: var(--text); font: 12px system-ui, sans-serif }
+svg .axis { stroke: var(--line) } svg .spread { stroke: var(--quiet) }
+svg .rate { fill: none; stroke: var(--bar); stroke-width: 2 } svg circle { fill: var(--bar) }
+"""
+
+
+def page(report: dict) -> str:
+    """The page for what `throughput-bench --json` writes."""
+    where = report["machine"]
+    kind = where.get("gpu", where["cpu"])
+    sections = [
+        f"<h1>What bounds training: {escape(report['bottleneck'])}</h1>",
+        f'<p class="quiet">{escape(kind)}, {where["cores"]} cores, {where["memory_gib"]} GiB; '
+        f"{escape(report['data']['name'])}, batch {report['batch_size']}, width {report['width']:g}</p>",
+        *(f"<p>{escape(line)}</p>" for line in report["verdict"].splitlines()),
+        "<h2>Stages, and how much of its limit each reaches</h2>",
+        *(_stage(stage, report["limits"]) for stage in report["stages"]),
+        *_peers(report["peers"]),
+        *_scaling(report.get("scaling", [])),
+        "<h2>Limits of this machine</h2>",
+        _table(
+            (name, limit["what"], _quantity(limit["rate"], limit["unit"])) for name, limit in report["limits"].items()
+        ),
+        "<h2>Ratios</h2>",
+        _table((name, f"{about['ratio']:.2f}") for name, about in report["ratios"].items()),
+        "<h2>Machine and versions</h2>",
+        _table((name, str(value)) for name, value in where.items()),
+        f'<p class="quiet">Made by <code>{escape(report["command"])}</code></p>',
+    ]
+    body = "\n".join(sections)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>throughput-bench: bound by {escape(report["bottleneck"])}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def _stage(stage: dict, limits: dict) -> str:
+    limit = limits[stage["limit"]]["what"] if stage["limit"] in limits else "the prediction from its parts"
+    note = (
+        f"{stage['of_limit']:.0%} of {stage['limit_img_per_s']:,.0f} img/s: {limit}. "
+        f"p10 {stage['p10']:,.0f}, p90 {stage['p90']:,.0f}; {stage['cpu_use']:.1f} CPUs, "
+        f"{stage['memory_peak_bytes'] / 2**30:.1f} GiB"
+    )
+    return _bar(stage["name"], f"{stage['img_per_s']:,.0f} img/s", stage["of_limit"], "bar", note)
+
+
+def _bar(name: str, number: str, share: float, kind: str, note: str = "") -> str:
+    quiet = f'<div class="quiet">{escape(note)}</div>' if note else ""
+    return (
+        f'<div class="row"><div><span>{escape(name)}</span><span class="number">{escape(number)}</span></div>'
+        f'<div class="track"><div class="bar {kind}" style="width:{min(1.0, share):.1%}"></div></div>{quiet}</div>'
+    )
+
+
+def _peers(peers: list[dict]) -> list[str]:
+    if not peers:
+        return []
+    fastest = max(peer["img_per_s"] for peer in peers if "img_per_s" in peer)
+    rows = ["<h2>Other loaders, on the same images and cores</h2>"]
+    for number, peer in enumerate(peers):
+        if "absent" in peer:
+            rows.append(_bar(peer["name"], "absent", 0.0, "bar", peer["absent"]))
+        else:
+            note = f"ours / theirs {peer['ratio']:.2f}; version {peer['version']}" if number else ""
+            speed, kind = f"{peer['img_per_s']:,.0f} img/s", "bar" if number else "ours"
+            rows.append(_bar(peer["name"], speed, peer["img_per_s"] / fastest, kind, note))
+    return rows
+
+
+def _scaling(axes: list[dict]) -> list[str]:
+    if not axes:
+        return []
+    return ["<h2>Scaling</h2>", '<div class="plots">', *map(_plot, axes), "</div>"]
+
+
+def _plot(axis: dict, width: int = 320, height: int = 200) -> str:
+    """Rates over one axis, from 0, the spread as bars; its values stand at equal distances."""
+    points = axis["points"]
+    left, right, top, bottom = 52, width - 14, 12, height - 34
+    most = _round_up(max(point["p90"] for point in points))
+    apart = (right - left) / max(1, len(points) - 1)
+
+    def y(rate: float) -> float:
+        return bottom - (bottom - top) * rate / most
+
+    marks = []
+    for share in (0, 0.5, 1):
+        at = y(most * share)
+        marks.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        marks.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{most * share:,.0f}</text>')
+    line = []
+    for number, point in enumerate(points):
+        x = left + apart * number if len(points) > 1 else (left + right) / 2
+        anchor = {0: "start", len(points) - 1: "end"}.get(number, "middle") if len(points) > 1 else "middle"
+        line.append(f"{x:.1f},{y(point['img_per_s']):.1f}")
+        marks.append(
+            f'<line class="spread" x1="{x:.1f}" x2="{x:.1f}" y1="{y(point["p10"]):.1f}" y2="{y(point["p90"]):.1f}"/>'
+        )
+        marks.append(f'<circle cx="{x:.1f}" cy="{y(point["img_per_s"]):.1f}" r="3.5"/>')
+        marks.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="{anchor}">{escape(str(point["x"]))}</text>')
+    drawn = f'<polyline class="rate" points="{" ".join(line)}"/>' + "".join(marks)
+    caption = f"img/s by {axis['axis']}: {axis['what']}"
+    return (
+        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">{drawn}</svg>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _round_up(value: float) -> float:
+    """To a number that reads well on an axis."""
+    scale = 10 ** math.floor(math.log10(value))
+    return next(step * scale for step in (1, 2, 4, 6, 8, 10) if step * scale >= value)
+
+
+def _quantity(rate: float, unit: str) -> str:
+    if unit == "pictures":
+        return f"{rate:,.0f} img/s"
+    return f"{rate / 1e9:,.1f} G{'B' if unit == 'bytes' else unit}/s"
+
+
+def _table(rows) -> str:
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

@@ -1,0 +1,65 @@
+"""The whole way in one command, on images it renders itself: shards, statistics, two towers, errors."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import preview
+from pipeline.loader import Loader
+from pipeline.stats import Stats, complete
+from shards.convert import write_dataset
+from shards.dataset import Dataset
+from shards.errors import InputError
+from shards.synthetic import render_folders
+from trainer import checkpoint, metrics
+from trainer.train import train
+
+CLASSES = 10
+WIDTH = 0.25
+RECIPE = {"batch_size": 32, "lr": 0.01, "width": WIDTH, "lr_steps": (7,)}
+
+
+def run(out: Path, short: bool, device: str) -> dict:
+    """Renders, shards, trains and reports under `out`; returns the last evaluation's line.
+
+    The run is not the paper's, and says so: a quarter of the kernels, smaller batches and a short schedule.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out {out} is not empty: remove it, or choose another folder")
+    began = time.perf_counter()
+    train_images, val_images, steps = (1200, 400, 240) if short else (2400, 400, 600)
+    images, data, run_folder = out / "images", out / "shards", out / "run"
+    gpus = 1 if torch.cuda.device_count() == 1 and device != "cpu" else 2
+    print(
+        f"Demo: AlexNet at --width {WIDTH} (a quarter of the paper's kernels), batches of {RECIPE['batch_size']} and "
+        f"{steps} steps,\nso that it learns while you wait; `train` by default does what the paper does."
+    )
+    render_folders(images, classes=CLASSES, train=train_images, val=val_images, seed=0)
+    dataset = write_dataset(images, data, size=256, shard_size=16 * 2**20)
+    complete(dataset)
+    train(data, run_folder, gpus=gpus, device=device, steps=steps, log_every=20, eval_every=4, **RECIPE)
+
+    drawn = draw(data, run_folder, out)
+    result = metrics.read(run_folder, "eval")[-1]
+    speeds = [line["img_per_s"] for line in metrics.read(run_folder, "train")[1:]]
+    chance = 1 - 1 / CLASSES
+    print(
+        f"\nHeld-out error after {result['step']} steps on {result['samples']} images: "
+        f"top-1 {result['top1_error']:.1%} (chance {chance:.0%}), top-5 {result['top5_error']:.1%} (chance 50%)\n"
+        f"Training: {np.median(speeds):.0f} images per second (median), {time.perf_counter() - began:.0f} s for all\n"
+        f"Images, shards, run: {images}, {data}, {run_folder}\n" + "\n".join(drawn)
+    )
+    return result
+
+
+def draw(data: Path, run_folder: Path, out: Path) -> list[str]:
+    """Writes a training batch and the conv1 kernels as images; returns a line for each."""
+    dataset, stats = Dataset.load(data), Stats.load(data)
+    batch = next(Loader(dataset, "train", "train", stats=stats, batch_size=32, threads=1).epoch(0))
+    batch_file, kernel_file = out / "batch.png", out / "conv1.png"
+    preview.fed_batch(batch, dataset.classes).save(batch_file)
+    state = checkpoint.read(checkpoint.all_of(run_folder)[0])
+    preview.kernels(state["parameters"]["conv1.weight"].numpy()).save(kernel_file)
+    return [f"A training batch as the model sees it: {batch_file}", f"The conv1 kernels it learned: {kernel_file}"]

@@ -1,0 +1,123 @@
+"""A conversion's images, on disk: a million file names would otherwise be held in memory by every process."""
+
+import hashlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from shards.sources import SourceImage
+
+LONGEST_KEY = 80  # a tar's plain header holds names of 100 bytes
+CHUNK = 500  # rows asked for at once
+
+
+class CatalogEntry(NamedTuple):
+    """An image to store: the stretch of a file that it is, its name in the source, its class number and its key."""
+
+    file: bytes
+    offset: int
+    length: int
+    name: str
+    label: int
+    key: str
+
+
+# Keys are file names without suffix where these are unique in the split, else with the class before them, and with
+# the suffix behind, else numbers. A key ends at the first dot, and DALI's index separates by blanks
+SCHEMES = (
+    lambda name, wnid: os.path.splitext(os.path.basename(name))[0],
+    lambda name, wnid: f"{wnid}_{os.path.splitext(os.path.basename(name))[0]}",
+    lambda name, wnid: f"{wnid}_{os.path.basename(name)}",
+)
+
+
+def key_of(name: str, wnid: str, scheme: int) -> str:
+    """A sample's key by one of SCHEMES, of plain letters only."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", SCHEMES[scheme](name, wnid))
+
+
+class Catalog:
+    """A table of images in the file `path`, one split after the other, each in its source's order."""
+
+    def __init__(self, path: Path):
+        # Nothing here outlives a crash: a conversion that is taken up again lists anew
+        self.table = sqlite3.connect(path, isolation_level=None)
+        self.table.executescript("pragma journal_mode = off; pragma synchronous = off; pragma temp_store = file")
+        self.table.execute(
+            "create table if not exists image (id integer primary key, split text, file blob, offset integer, "
+            "length integer, name text, label integer, key text)"
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> "Catalog":
+        """One that is complete, to read from."""
+        catalog = cls.__new__(cls)
+        catalog.table = sqlite3.connect(f"file:{_quoted(path)}?mode=ro&immutable=1", uri=True)
+        return catalog
+
+    def close(self) -> None:
+        self.table.close()
+
+    def add(self, split: str, images: Iterable[SourceImage], classes: Sequence[str]) -> None:
+        """Adds a split's images and gives them their keys."""
+        self.table.execute("begin")
+        self.table.executemany(
+            "insert into image (split, file, offset, length, name, label, key) values (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (split, os.fsencode(file), offset, length, _plain(name), label, key_of(name, classes[label], 0))
+                for file, offset, length, name, label in images
+            ),
+        )
+        for scheme in range(len(SCHEMES)):
+            self.table.create_function(
+                "key_of", 2, lambda name, label, scheme=scheme: key_of(name, classes[label], scheme), deterministic=True
+            )
+            if scheme:
+                self.table.execute("update image set key = key_of(name, label) where split = ?", [split])
+            query = "select count(*) - count(distinct key), max(length(key)) from image where split = ?"
+            repeated, longest = self.table.execute(query, [split]).fetchone()
+            if not repeated and (longest or 0) <= LONGEST_KEY:
+                break
+        else:
+            first = "(select min(id) from image where split = ?1)"
+            self.table.execute(f"update image set key = printf('%09d', id - {first}) where split = ?1", [split])
+        self.table.execute("commit")
+
+    def lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """A split's ids and the bytes of its images, int64, in the source's order."""
+        rows = self.table.execute("select id, length from image where split = ? order by id", [split])
+        flat = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 2)
+        return flat[:, 0], flat[:, 1]
+
+    def images(self, ids: Sequence[int]) -> list[CatalogEntry]:
+        """The images of these ids, in their order."""
+        found = {}
+        for begin in range(0, len(ids), CHUNK):
+            some = [int(identity) for identity in ids[begin : begin + CHUNK]]
+            marks = ",".join("?" * len(some))
+            query = f"select id, file, offset, length, name, label, key from image where id in ({marks})"
+            found.update((row[0], CatalogEntry(*row[1:])) for row in self.table.execute(query, some))
+        return [found[int(identity)] for identity in ids]
+
+    def digest(self) -> str:
+        """SHA-256 over every image's split, name and length."""
+        digest = hashlib.sha256()
+        for row in self.table.execute("select split, name, length from image order by id"):
+            digest.update(repr(row).encode())
+        return digest.hexdigest()
+
+
+def _plain(name: str) -> str:
+    """File names are bytes; what is no UTF-8 is spelt out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _quoted(path: Path) -> str:
+    from urllib.parse import quote
+
+    return quote(str(path.absolute()))

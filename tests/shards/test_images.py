@@ -1,0 +1,122 @@
+"""What becomes of one image: kept, encoded anew, scaled down or left out (docs/shards.md has the table)."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageOps
+
+from shards import images
+from shards.images import Unreadable, check, jpeg_header, read_header, prepare
+from tests.support.image_kinds import READABLE, UNREADABLE, encoded, noise, patched, sampled, smooth, turned
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"), float)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / np.mean((one - other) ** 2))
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_a_image_is_kept_or_becomes_a_common_jpeg(kind):
+    made, change = READABLE[kind]
+    prepared = prepare(made, None, 95)
+    assert prepared.changed == change and not prepared.scaled_down
+    if change is None:
+        assert prepared.jpeg == made
+    header = jpeg_header(prepared.jpeg)
+    assert (header.odd, header.width, header.height) == (None, prepared.width, prepared.height)
+    assert (prepared.width, prepared.height) == read_header(made)[:2] == ((30, 40) if kind == "turned" else (40, 30))
+    # Both of the libraries that read it afterwards see one image
+    assert np.array_equal(simplejpeg.decode_jpeg(prepared.jpeg), pixels(prepared.jpeg))
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "4:4:0", "4:1:1", "turned", "palette PNG"])
+def test_what_is_encoded_anew_looks_the_same(kind):
+    made, _ = READABLE[kind]
+    assert psnr(pixels(prepare(made, None, 100).jpeg), pixels(made)) > 35
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_image_is_stored_upright(orientation):
+    made = turned(orientation)
+    stored = prepare(made, None, 100).jpeg
+    assert Image.open(io.BytesIO(stored)).getexif().get(0x0112, 1) == 1
+    assert psnr(pixels(stored), pixels(made)) > 40
+    square = pixels(prepare(made, 256, 100).jpeg)
+    upright = np.asarray(images.scaled_square(Image.fromarray(pixels(made).astype(np.uint8)), 256), float)
+    assert psnr(square, upright) > 35 > psnr(square, upright[::-1])
+
+
+@pytest.mark.parametrize("size", [None, 256])
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_is_no_whole_image_is_unreadable(kind, size):
+    made, reason = UNREADABLE[kind]
+    with pytest.raises(Unreadable, match=reason):
+        prepare(made, size, 95)
+
+
+def test_arithmetic_coding_is_told():
+    assert jpeg_header(patched(encoded(noise()), 0xC0, 1, 0xC9)).odd == "arithmetic or lossless JPEG"
+
+
+def test_sixteen_bits_are_scaled_and_alpha_lies_on_white():
+    deep = encoded(Image.fromarray(np.full((30, 40), 257 * 100, np.uint16)), "PNG")
+    clear = encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 0)), "PNG")
+    for data, value in ((deep, 100), (clear, 255)):
+        assert np.abs(pixels(prepare(data, None, 95).jpeg) - value).max() <= 1
+
+
+def test_a_moving_image_is_its_first_frame():
+    made, _ = READABLE["moving GIF"]
+    first = prepare(encoded(noise("L"), "GIF"), None, 95)
+    assert prepare(made, None, 95).jpeg == first.jpeg
+
+
+@pytest.mark.parametrize("make", [lambda: sampled("444"), lambda: encoded(smooth(), "PNG"), lambda: turned(6)])
+def test_large_images_are_scaled_down(make):
+    made = make()
+    prepared = prepare(made, None, 95, max_pixels=700)
+    wide, high, _ = read_header(made)
+    assert prepared.scaled_down and 600 < prepared.width * prepared.height <= 700
+    assert prepared.width / prepared.height == pytest.approx(wide / high, rel=0.05)
+    assert read_header(prepared.jpeg)[:2] == (prepared.width, prepared.height)
+    assert not prepare(made, None, 95, max_pixels=1200).scaled_down
+
+
+def test_a_strip_takes_no_more_memory_than_a_image():
+    # Scaled whole, its longer side would have 1.5 million pixels
+    code = (
+        "import io, re; from PIL import Image; from shards.images import prepare; file = io.BytesIO();"
+        "Image.new('RGB', (1, 6000)).save(file, 'JPEG'); made = prepare(file.getvalue(), 256, 95);"
+        "print(made.width, made.height, re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    width, height, kilobytes = map(int, done.stdout.split())
+    assert (width, height) == (256, 256) and kilobytes < 250_000
+
+
+def test_decoding_at_half_size_keeps_a_large_image():
+    made = encoded(smooth(size=(1500, 1100)), quality=95)
+    whole = images.scaled_square(Image.fromarray(simplejpeg.decode_jpeg(made)), 256)
+    header = jpeg_header(made)
+    assert images._decoded(made, header, 256, images.MOST_PIXELS).shape == (550, 750, 3)
+    assert psnr(pixels(prepare(made, 256, 100).jpeg), np.asarray(whole, float)) > 42
+    # Less than twice the side that is wanted would be left
+    assert images._decoded(made, header, 300, images.MOST_PIXELS).shape == (1100, 1500, 3)
+
+
+def test_check_tells_damage_from_complaints():
+    whole = encoded(noise(size=(80, 60)))
+    stray = whole[:-2] + b"\x12\x34\x56" * 40 + whole[-2:]
+    cut = whole[: len(whole) * 2 // 3] + b"\xff\xd9"
+    assert check(whole) == check(encoded(noise(), "PNG")) == (None, None)
+    assert "truncated" in check(cut)[0]
+    wrong, complaint = check(stray)
+    assert wrong is None and (complaint is None or "extraneous" in complaint)
+    assert check(b"nothing")[0] == "not an image" and check(encoded(noise(), "PNG")[:-900])[0]

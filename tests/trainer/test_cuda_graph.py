@@ -1,0 +1,127 @@
+"""`--cuda-graphs`: what is recorded, and where it holds. Without a GPU a tape of torch's operations stands for a graph:
+it replays them on the tensors with which they were recorded, whatever Python would do by now."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shards.errors import InputError
+from trainer import cuda_graph
+from trainer.alexnet import AlexNet
+from trainer.cuda_graph import GraphedStep, check_cuda_graphs
+from trainer.model_parallel import whole
+from trainer.precision import Precision
+from trainer.train import optimizer_of
+from trainer.train_step import TrainStep
+
+CPU = torch.device("cpu")
+BATCH = 8
+
+
+class Tape(TorchDispatchMode):
+    """Records the operations under it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        self.calls.append((operation, args, kwargs or {}, made))
+        return made
+
+    def replay(self):
+        """The same again, each result to where it lay; autograd, whose work is on the tape, looks away."""
+        with torch._C._AutoDispatchBelowAutograd():
+            for operation, args, kwargs, made in self.calls:
+                again = operation(*args, **kwargs)
+                for old, new in zip(tensors(made), tensors(again), strict=True):
+                    if old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+def tensors(made):
+    return [one for one in (made if isinstance(made, tuple | list) else [made]) if isinstance(one, torch.Tensor)]
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """The tapes that stood for graphs."""
+    made = []
+
+    def record(work, rng):
+        for _ in range(cuda_graph.WARM_UP):
+            work()
+        with Tape() as tape:
+            result = work()
+        made.append(tape)
+        return tape.replay, result
+
+    monkeypatch.setattr(cuda_graph, "record", record)
+    return made
+
+
+def updates(device, cuda_graphs, precision="fp32", recipe="paper", count=5):
+    """Losses, parameters and velocities after some updates of a narrow model, the rate falling at each."""
+    model = AlexNet(10, width=0.1)
+    model.initialize(seed=1)
+    model.to(device)
+    optimizer, how = optimizer_of(recipe, model, lr=0.01), Precision(precision, device)
+    update, data = TrainStep(model, whole(), optimizer, how, device, 5, cuda_graphs), torch.Generator().manual_seed(2)
+    losses = []
+    for step in range(count):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 / (step + 1)
+        images = (50 * torch.randn(BATCH, 224, 224, 3, generator=data)).movedim(-1, 1).to(device)
+        labels = torch.randint(10, (BATCH,), generator=data)
+        labels[step] = -1  # a bad image, another one each time
+        losses.append(update(images, labels.to(device), step))
+    velocities = {f"velocity {number}": of["velocity"] for number, of in enumerate(optimizer.state.values())}
+    return {"losses": torch.stack(losses), **model.unsharded_state_dict(), **velocities}
+
+
+@pytest.mark.parametrize(
+    "precision, recipe", [("fp32", "paper"), ("bf16", "paper"), ("fp16", "paper"), ("fp32", "large-batch")]
+)
+def test_replayed_updates_are_the_plain_ones_bit_for_bit(tapes, precision, recipe):
+    replayed, plain = (updates(CPU, graphs, precision, recipe) for graphs in (True, False))
+    assert len(tapes) == 1 and len(set(plain["losses"].tolist())) == 5
+    for name, value in plain.items():
+        assert torch.equal(replayed[name], value), name
+
+
+def test_nothing_that_is_recorded_reads_a_value_or_moves_one_between_devices(tapes):
+    updates(CPU, True, "fp16", count=1)
+    names = {operation.name() for operation, *_ in tapes[0].calls}
+    assert {"aten::convolution_backward", "aten::rsqrt_", "aten::rand.generator"} <= names  # model, LRN, dropout: all
+    assert not [name for name in names if any(word in name for word in ("_local_scalar_dense", "nonzero", "unique"))]
+
+
+def test_a_tensor_of_another_shape_is_refused(tapes):
+    doubled = GraphedStep(lambda x: 2 * x, torch.Generator())
+    assert torch.equal(doubled(torch.ones(3)), torch.full((3,), 2.0))
+    kept, other = doubled(torch.arange(3.0)), doubled(torch.zeros(3))
+    assert torch.equal(kept, 2 * torch.arange(3.0)) and torch.equal(other, torch.zeros(3))
+    with pytest.raises(ValueError, match=r"recorded for \(3,\), called with \(4,\)"):
+        doubled(torch.ones(4))
+
+
+def test_where_graphs_do_not_hold_they_are_refused(data, tmp_path, run_cli):
+    with pytest.raises(InputError, match="--gpus 1, or leave it out"):
+        check_cuda_graphs(torch.device("cuda", 0), world_size=2)
+    for words in (["train", "--out", tmp_path / "run", "--steps", 1], ["throughput-bench", "--seconds", 0.1]):
+        refused = run_cli(*words, "--data", data, "--device", "cpu", "--cuda-graphs", check=False)
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1] == "Error: --cuda-graphs is a CUDA device's: leave it out on a CPU"
+    refused = run_cli("throughput-bench", "--scaling", "--cuda-graphs", check=False)
+    assert "--scaling measures two ranks, too, and --cuda-graphs holds for one" in refused.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_replayed_updates_are_the_plain_ones(precision):
+    device = torch.device("cuda", 0)
+    replayed, plain = (updates(device, graphs, precision) for graphs in (True, False))
+    for name, value in plain.items():
+        torch.testing.assert_close(replayed[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item())

@@ -1,0 +1,116 @@
+"""A step in fewer bits, and a compiled one, against the plain step."""
+
+import pytest
+import torch
+
+from shards.errors import InputError
+from trainer import checkpoint
+from trainer.alexnet import AlexNet
+from trainer.launch import launch
+from trainer.model_parallel import whole
+from trainer.optimizer import PaperSGD
+from trainer.precision import Precision, compile_model
+from trainer.train_step import TrainStep
+
+CPU = torch.device("cpu")
+
+
+def steps(precision, build=lambda model: model, count=2):
+    """Losses and the change of each parameter over some updates of a narrow model."""
+    model = AlexNet(10, width=0.1)
+    model.initialize(seed=1)
+    before = {name: value.clone() for name, value in model.unsharded_state_dict().items()}
+    optimizer, data = PaperSGD(model.parameters(), lr=0.01), torch.Generator().manual_seed(2)
+    images, labels = 50 * torch.randn(8, 224, 224, 3, generator=data).movedim(-1, 1), torch.arange(8)
+    update = TrainStep(build(model), whole(), optimizer, precision, CPU, seed=5)
+    losses = [update(images, labels, step).item() for step in range(count)]
+    assert all(value.dtype == torch.float32 for value in model.unsharded_state_dict().values())
+    return losses, {name: value - before[name] for name, value in model.unsharded_state_dict().items()}
+
+
+@pytest.mark.parametrize("name, tolerance", [("bf16", 0.05), ("fp16", 0.02)])
+def test_half_precisions_take_nearly_the_same_steps(name, tolerance):
+    losses, moved = steps(Precision("fp32", CPU))
+    half = Precision(name, CPU)
+    half_losses, half_moved = steps(half)
+    assert half_losses == pytest.approx(losses, rel=tolerance) and half_losses != losses
+    for key, value in moved.items():
+        assert (half_moved[key] - value).norm() < 10 * tolerance * value.norm(), key
+    assert half.scaler.is_enabled() == (name == "fp16")
+
+
+def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale():
+    precision = Precision("fp16", CPU)
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = PaperSGD([weight], lr=0.1)
+    before = precision.scaler.get_scale()
+    precision.backward(weight.sum() * float("inf"))
+    precision.update(optimizer)
+    assert torch.equal(weight.detach(), torch.ones(3)) and precision.scaler.get_scale() == before / 2
+    optimizer.zero_grad()
+    precision.backward(weight.sum())
+    precision.update(optimizer)
+    assert weight[0].item() == pytest.approx(1 - 0.1 * (1 + 0.0005))
+
+
+def overflow_in_one(context, out):
+    """Rank 1's part of a layer overflows, rank 0's does not."""
+    precision = Precision("fp16", context.device, context.world_size)
+    weight = torch.nn.Parameter(torch.ones(3))
+    precision.backward(weight.sum() * (float("inf") if context.rank == 1 else 1.0))
+    precision.update(PaperSGD([weight], lr=0.1))
+    torch.save([weight.detach(), precision.scaler.get_scale()], out / str(context.rank))
+
+
+def test_an_overflow_in_one_tower_leaves_the_step_out_in_both(tmp_path):
+    launch(overflow_in_one, 2, "cpu", tmp_path)
+    for rank in range(2):
+        weight, scale = torch.load(tmp_path / str(rank))
+        assert torch.equal(weight, torch.ones(3)) and scale == Precision("fp16", CPU).scaler.get_scale() / 2
+
+
+def test_the_scale_is_in_the_checkpoint(tmp_path):
+    precision = Precision("fp16", CPU)
+    weight = torch.nn.Parameter(torch.ones(3))
+    precision.backward(weight.sum() * float("inf"))
+    precision.update(PaperSGD([weight], lr=0.1))
+    model = AlexNet(2, width=0.05)
+    model.initialize(seed=0)
+    optimizer = PaperSGD(model.parameters(), lr=0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    writer = checkpoint.Writer(tmp_path, writes=True, keep=1)
+    writer.save(1, model, optimizer, {"config": {}, "errors": [], "precision": precision.state()})
+    writer.wait()
+    other = Precision("fp16", CPU)
+    other.load(checkpoint.load(checkpoint.all_of(tmp_path)[0])["precision"])
+    assert other.state() == precision.state()
+
+
+@pytest.mark.long
+def test_a_compiled_step_is_the_plain_one():
+    losses, moved = steps(Precision("fp32", CPU))
+    compiled_losses, compiled_moved = steps(Precision("fp32", CPU), lambda model: compile_model(model, CPU))
+    assert compiled_losses == pytest.approx(losses, rel=2e-3)
+    for key, value in moved.items():
+        assert (compiled_moved[key] - value).norm() < 0.01 * value.norm(), key
+
+
+def test_a_net_is_traced_whole_but_for_the_drawing_of_its_dropout():
+    model = AlexNet(10, width=0.05, dropout=0)
+    model.initialize(seed=1)
+    images = torch.randn(2, 3, 224, 224).to(memory_format=torch.channels_last)  # as the feed makes them
+    torch.compile(model, backend="aot_eager", fullgraph=True)(images).sum().backward()
+    assert model.conv1.weight.grad.abs().max() > 0
+
+
+def test_what_cannot_be_done_is_said():
+    with pytest.raises(InputError, match="--precision tf32 is a CUDA device's"):
+        Precision("tf32", CPU)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="there is no no-such-compiler"):
+        compile_model(AlexNet(2, width=0.05), CPU)

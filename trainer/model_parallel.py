@@ -1,0 +1,198 @@
+"""Who holds which part of the model, and what they exchange (paper, section 3.2 and figure 2), over torch.distributed.
+
+Each tower holds half of every layer's kernels. A layer that reads both towers needs the other's half of its input: an
+all-gather over channels. Backwards, both towers' layers send gradients to that input, so its owner gets their sum: a
+reduce-scatter. `docs/parallel.md` has the bytes.
+
+The exchange is not overlapped with computing: each layer that reads both towers needs all of its input at once, and
+what it could do with its own half alone would be two small products in the place of one.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class ShardGroup:
+    """The processes that hold a layer's kernels between them, an equal part each, and the way between them.
+
+    Args: group: their torch.distributed process group, in the order of the parts; None when one process holds all, and
+    then every exchange is the identity.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        self.group = group
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self.sent = 0  # bytes that this process has sent to the others, by the algorithms' lower bounds
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the dense layers read of what the convolutions made, N x C x H x W."""
+        return self.join(x)
+
+    def join(self, x: Tensor) -> Tensor:
+        """All parts of a layer's input along dim 1; gradients are summed over the parts."""
+        return x if self.group is None else _join(x, self)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+        """The sum of the rows' cross-entropies, nats, from this process's columns of N x classes logits; rows labelled
+        `ignore` count nothing. Three numbers a row are exchanged, and no logits."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        if self.group is None:
+            return F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
+        return _CrossEntropy.apply(logits, labels, ignore, self)
+
+    def columns(self, own: Tensor) -> Tensor:
+        """All parts along dim 1, where no gradient is needed."""
+        return own if self.group is None else torch.cat(self.all_gather(own).chunk(self.size), dim=1)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """All processes' rows, one after the other along dim 0; any dtype, no gradient."""
+        return x if self.group is None else self.all_gather(x)
+
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum over the parts of a tensor of any shape, in the tensor itself."""
+        if self.group is not None:
+            dist.all_reduce(own, group=self.group)
+        return own
+
+    def slice(self, unsharded: Tensor) -> Tensor:
+        """This process's part, along dim 0, of a parameter of the one-device model."""
+        return unsharded if self.group is None else unsharded.chunk(self.size)[self.rank]
+
+    def gather(self, own: Tensor) -> Tensor:
+        """The one-device model's parameter from all parts of it: the inverse of `slice`, on all."""
+        return own if self.group is None else self.all_gather(own.detach())
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        # The list forms, for the one-tensor forms changed their names in torch 2.13; the chunks are views, not copies
+        every = x.new_empty(self.size * x.shape[0], *x.shape[1:])
+        dist.all_gather(list(every.chunk(self.size)), x.contiguous(), group=self.group)
+        self.sent += (self.size - 1) * x.nbytes
+        return every
+
+    def reduce_scatter(self, parts: list[Tensor]) -> Tensor:
+        own = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
+        dist.reduce_scatter(own, [part.contiguous() for part in parts], group=self.group)
+        self.sent += (self.size - 1) * own.nbytes
+        return own
+
+
+class DenseShardGroup(ShardGroup):
+    """The dense layers' neurons over all processes, while each runs the convolutions whole on its own images ("One
+    weird trick for parallelizing convolutional neural networks", Krizhevsky 2014, his scheme with the whole batch at
+    once)."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Every process's images, along dim 0."""
+        return _rows(x, self)
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, towers):
+        ctx.towers = towers
+        return torch.cat(towers.all_gather(x).chunk(towers.size), dim=1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size, dim=1)), None
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, towers):
+        ctx.towers = towers
+        return towers.all_gather(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # The convolutions' gradients are of these rows alone, and DistributedDataParallel takes the processes' mean;
+        # the loss is of all rows already, so it is their sum that is wanted
+        return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size)) * ctx.towers.size, None
+
+
+# torch.compile does not look into them, and compiles what lies between
+_join, _rows = torch.compiler.disable(_Join.apply), torch.compiler.disable(_Rows.apply)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, labels, ignore, towers):
+        largest = logits.max(dim=1).values
+        exponentials = (logits - largest[:, None]).exp()
+        # The target's logit, where the label is among this process's columns
+        target = labels - towers.rank * logits.shape[1]
+        mine = (target >= 0) & (target < logits.shape[1])
+        target = target.clamp(0, logits.shape[1] - 1)[:, None]
+        hit = logits.gather(1, target)[:, 0].masked_fill(~mine, 0)
+        told = towers.all_gather(torch.stack([largest, exponentials.sum(dim=1), hit])[None])
+        largests, sums, hits = told.unbind(dim=1)
+        overall = largests.max(dim=0).values
+        total = (sums * (largests - overall).exp()).sum(dim=0)
+        counts = labels != ignore
+        softmax = exponentials * ((largest - overall).exp() / total)[:, None]
+        ctx.save_for_backward(softmax.scatter_add_(1, target, -mine.to(softmax.dtype)[:, None]) * counts[:, None])
+        return ((total.log() + overall - hits.sum(dim=0)) * counts).sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (of_logits,) = ctx.saved_tensors
+        return grad * of_logits, None, None, None
+
+
+class Replicas:
+    """Processes that hold the same parameters and see other images of the global batch.
+
+    Args: group: their process group, in the order of their images; None when there is one.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        self.group = group
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.rank = 0 if group is None else dist.get_rank(group)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the replicas, in the tensor itself."""
+        if self.group is not None:
+            dist.all_reduce(value, group=self.group)
+        return value
+
+
+class Layout(NamedTuple):
+    """The parts of the model that a process holds, and the images it sees.
+
+    towers: who hold the convolutions' kernels between them; dense: the dense layers' neurons; replicas: who hold the
+    same as this process, dense layers and all, and see other images.
+    """
+
+    towers: ShardGroup
+    dense: ShardGroup
+    replicas: Replicas
+
+    @property
+    def convolves_its_own(self) -> bool:
+        """Whether those who share the dense layers run all convolutions, each on images of its own."""
+        return isinstance(self.dense, DenseShardGroup)
+
+
+def whole() -> Layout:
+    """All of the model in one process."""
+    towers = ShardGroup()
+    return Layout(towers, towers, Replicas())
+
+
+def replicate(model: torch.nn.Module, layout: Layout) -> torch.nn.Module:
+    """The module to train: `model`, with the gradients of what several processes hold alike averaged over these by
+    PyTorch's DistributedDataParallel."""
+    group = layout.dense.group if layout.convolves_its_own else layout.replicas.group
+    if group is None:
+        return model
+    ddp = torch.nn.parallel.DistributedDataParallel
+    if layout.convolves_its_own:
+        own = [name for name, _ in model.named_parameters() if name.startswith("fc")]
+        ddp._set_params_and_buffers_to_ignore_for_model(model, own)
+    return ddp(model, process_group=group, gradient_as_bucket_view=True)
