@@ -8,8 +8,6 @@ What the command line says goes before what was tuned, and that before DALI's ow
 import json
 import os
 import platform
-import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +15,6 @@ import torch
 
 from shards.atomic import atomic_write
 from shards.errors import InputError
-
-ROUNDS = 3  # each candidate's turns
-GAIN = 1.03  # what a candidate must be faster by: less is noise
 
 
 class Settings(NamedTuple):
@@ -76,41 +71,3 @@ def write_tuned(place: str, found: Settings) -> Path:
     with atomic_write(path) as file:
         file.write(json.dumps({**kept, place: found._asdict()}, indent=1).encode() + b"\n")
     return path
-
-
-def candidates(cores: int, gpu: bool) -> dict[str, tuple]:
-    """The values to try of each setting, for a rank with so many cores."""
-    wanted = {
-        "threads": tuple(sorted({max(1, cores // 2), max(1, cores - 1), cores, cores + 1, 2 * cores})),
-        "prefetch": (1, 2, 3, 4),
-    }
-    # Near 0.1 is best with some 70 threads, and far more with few: DALI's documentation says to find it by trying
-    of_gpus = {
-        "decode_on": ("device", "cpu"),
-        "hw_decoder_load": (0.0, 0.1, 0.3, 0.5, 0.65, 0.8, 0.95),
-        "affinity": (False, True),
-    }
-    return {**of_gpus, **wanted} if gpu else wanted
-
-
-def tune(
-    rate: Callable[[Settings], float], begin: Settings, cores: int, gpu: bool, say: Callable[[str], None]
-) -> Settings:
-    """The fastest settings found, trying one setting's values after another's, the others as they then are.
-
-    The values of one setting take turns, ROUNDS times, and the median of `rate`, images a second, decides; what was
-    there before has to be beaten by more than noise, GAIN.
-    """
-    best = begin
-    for name, values in candidates(cores, gpu).items():
-        trials = {value: best._replace(**{name: value}) for value in dict.fromkeys((getattr(best, name), *values))}
-        rates = {value: [] for value in trials}
-        for _ in range(ROUNDS):
-            for value, trial in trials.items():
-                rates[value].append(rate(trial))
-        medians = {value: statistics.median(measured) for value, measured in rates.items()}
-        fastest = max(medians, key=medians.get)
-        if medians[fastest] > GAIN * medians[getattr(best, name)]:
-            best = best._replace(**{name: fastest})
-        say(f"{name}: {', '.join(f'{value} {speed:.0f}' for value, speed in medians.items())} img/s")
-    return best
