@@ -19,7 +19,6 @@ them. docs/throughput.md has what each limit is, the model behind the verdict, a
 
 import json
 import os
-import platform
 import shlex
 import sys
 import tempfile
@@ -31,12 +30,12 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from nvidia import dali
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import bottleneck, limits, loaders, scaling
 from bench.harness.datasets import read_jpegs, repeated, stream, write_images
-from bench.harness.model_step import ModelStep
+from bench.harness.machine import describe_machine
+from bench.harness.model_step import ModelOptions, ModelStep
 from bench.harness.timing import Timed, timed
 from bench.limits import Limit
 from bench.report import page
@@ -166,7 +165,7 @@ def bench_rank(
 ) -> None:
     """One rank's part: every rank runs every stage, their images add up; the first writes the report to `told`.
 
-    Args: small: where some of the images are laid down at 256, if the set holds originals; model: `ModelStep`' options.
+    Args: small: where some of the images are laid down at 256, if the set holds originals; model: see `ModelOptions`.
     """
     if model["compile"]:
         check_compiler(context.device)
@@ -206,7 +205,7 @@ def bench_rank(
         report = {
             "schema": SCHEMA,
             "command": shlex.join(["python", *sys.argv]),
-            "machine": machine(context),
+            "machine": describe_machine(context),
             "data": {"samples": dataset.split("train").samples, "bytes_per_picture": image_bytes(dataset)},
             "stored": dataset.size,
             "batch_size": batch_size,
@@ -288,8 +287,9 @@ def model_stages(
     clocked: Clocked,
     told_of: Callable[[str, float], None],
 ) -> ModelStages:
-    """Args: model: `ModelStep`' options; seconds: a stage's; told_of: hears of what is measured otherwise."""
-    steps = ModelStep(context, len(dataset.classes), **model)
+    """Args: model: `ModelOptions`, by name; seconds: a stage's; told_of: hears of what is measured otherwise."""
+    options = ModelOptions(**model)
+    steps = ModelStep(context, len(dataset.classes), options)
     preprocess = Preprocess(stats, "image", context.device)
 
     batches = stream(dataset, **shared)
@@ -316,7 +316,7 @@ def model_stages(
         dataset, shared, lambda batch: steps.update(*context.gather_batch(batch, preprocess)), steady, seconds, context
     )
     told_of(f"train, first {FIRST} steps resumed", began)
-    bare = ModelStep(context, len(dataset.classes), **model, norm=False)
+    bare = ModelStep(context, len(dataset.classes), replace(options, normalization=False))
     without = clocked("model without LRN", lambda: bare.update(images, labels))
     ratios = {
         "LRN tax": (stages["model"].median, without.median),
@@ -359,7 +359,7 @@ def on_one_device(batch_size: int, classes: int, model: dict, seconds: float, co
         torch.set_num_threads(alone.threads)
         images = torch.randn(batch_size, 3, CROP, CROP, device=context.device)
         labels = torch.randint(classes, (batch_size,), device=context.device)
-        steps = ModelStep(alone, classes, **model)
+        steps = ModelStep(alone, classes, ModelOptions(**model))
         found = timed(lambda: steps.update(images, labels), batch_size, seconds, alone).median
         torch.set_num_threads(context.threads)
     context.barrier()
@@ -505,25 +505,6 @@ def image_bytes(dataset: Dataset) -> int:
     """Mean bytes an image takes in the train split's tars."""
     split = dataset.split("train")
     return split.bytes // split.samples
-
-
-def machine(context: RankContext) -> dict:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
-    described = {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "device": context.device.type,
-        "gpus": context.world_size,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "dali": dali.__version__,
-    }
-    if context.device_id is not None:
-        described["gpu"] = torch.cuda.get_device_name(context.device)
-    return described
 
 
 def compare(first: Path, second: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bench.harness.datasets import read_jpegs, stream, write_images
-from bench.harness.model_step import ModelStep
+from bench.harness.model_step import ModelOptions, ModelStep
 from bench.harness.timing import Timed, timed
 from bench.limits import IMAGES
 from pipeline.stats import Stats
@@ -40,7 +40,7 @@ def scale(
 ) -> list[dict]:
     """{"axis", "what", "points": [{"x", "img_per_s", "p10", "p90"}, ...]} for each axis.
 
-    Args: folder: for what is laid down meanwhile; model: `bench.harness.model_step.ModelStep`' options; seconds: of each point;
+    Args: folder: for what is laid down meanwhile; model: `ModelOptions`, by name; seconds: of each point;
     decoding: DALI's settings that are chosen; parallel: how ranks share the model.
     """
     told, dataset = folder / "scaling.json", Dataset.load(data)
@@ -137,7 +137,7 @@ def _together(context: RankContext, told: Path, batch_size: int, classes: int, m
 
 def _step(context: RankContext, batch_size: int, classes: int, model: dict, seconds: float) -> dict:
     """A whole step of a global batch on resident data."""
-    steps = ModelStep(context, classes, **model)
+    steps = ModelStep(context, classes, ModelOptions(**model))
     here = batch_size * context.layout.towers.size // context.world_size
     images = torch.randn(here, 3, 224, 224, device=context.device)
     labels = torch.randint(classes, (here,), device=context.device)

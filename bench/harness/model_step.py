@@ -1,6 +1,10 @@
-"""A model as a run trains it, and the parts of its step on batches that are at hand: what a measurement repeats."""
+"""A model as a run trains it, and the parts of its training step on a resident batch: what a measurement repeats."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from trainer.alexnet import VARIANTS, AlexNet
 from trainer.model_parallel import replicate
@@ -10,48 +14,68 @@ from trainer.rank import RankContext
 from trainer.train_step import TrainStep
 
 
-class ModelStep:
-    """This place's part of a model with fresh weights. All ranks must call alike.
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model is measured.
 
-    Args: precision, compile: see `trainer.precision`; cuda_graphs: see `trainer.cuda_graph`; norm: whether the model
-    normalizes.
+    width: the share of the paper's kernels and neurons; precision, compile: see `trainer.precision`; cuda_graphs: see
+    `trainer.cuda_graph`; normalization: whether the model has its local response normalization.
+    """
+
+    width: float = 1.0
+    precision: str = "fp32"
+    compile: bool = False
+    cuda_graphs: bool = False
+    normalization: bool = True
+
+
+def slowest_sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The paper's optimizer at a learning rate that changes nothing: a model that has learned its one batch by heart
+    has gradients of denormal numbers, with which a CPU computes at an eighth of its speed, as no training does."""
+    return PaperSGD(parameters, lr=1e-9)
+
+
+class ModelStep:
+    """This rank's part of a model with fresh weights, and its training step. All ranks must make and call it alike.
+
+    Args: model_class: AlexNet, or a subclass to compare it with; optimizer: makes one of the model's parameters.
     """
 
     def __init__(
         self,
         context: RankContext,
         classes: int,
-        width: float,
-        precision: str = "fp32",
-        compile: bool = False,
-        cuda_graphs: bool = False,
-        norm: bool = True,
+        options: ModelOptions,
+        model_class: type[AlexNet] = AlexNet,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = slowest_sgd,
     ):
-        self.model = AlexNet(classes, width, layout=context.layout, variant=VARIANTS["paper"]._replace(norm=norm))
+        variant = VARIANTS["paper"]._replace(norm=options.normalization)
+        self.model = model_class(classes, options.width, layout=context.layout, variant=variant)
         self.model.initialize(seed=0)
         self.model.to(context.device)
-        trained = replicate(self.model, context.layout)
-        replicated = trained is not self.model
-        if compile:
-            trained = compile_model(trained, context.device)
+        self.trained = replicate(self.model, context.layout)
+        replicated = self.trained is not self.model
+        if options.compile:
+            self.trained = compile_model(self.trained, context.device)
         # DistributedDataParallel takes no forward pass without a backward one
-        self.forwards = self.model if replicated else trained
-        self.precision = Precision(precision, context.device, context.world_size)
-        # The least rate: a model that has learned its one batch by heart has gradients of denormal numbers, with which a
-        # CPU computes at an eighth of its speed, as no training does
-        optimizer = PaperSGD(self.model.parameters(), lr=1e-9)
-        self._update = TrainStep(trained, context.layout, optimizer, self.precision, context.device, 0, cuda_graphs)
-        self.rng = self._update.rng
+        self._forward_model = self.model if replicated else self.trained
+        self.precision = Precision(options.precision, context.device, context.world_size)
+        self.optimizer = optimizer(self.model.parameters())
+        self._step = TrainStep(
+            self.trained, context.layout, self.optimizer, self.precision, context.device, 0, options.cuda_graphs
+        )
+        self.rng = self._step.rng
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """The logits, in training."""
         with self.precision.context():
-            return self.forwards(images, self.rng)
+            logits: Tensor = self._forward_model(images, self.rng)
+        return logits
 
-    def gradients(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """A step without its update."""
-        self._update.gradients(images, labels)
+    def gradients(self, images: Tensor, labels: Tensor) -> None:
+        """A training step without the optimizer's update."""
+        self._step.gradients(images, labels)
 
-    def update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """A whole step."""
-        self._update(images, labels, 0)
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """A training step."""
+        self._step(images, labels, 0)

@@ -23,7 +23,7 @@ import click
 import safetensors.torch
 import torch
 
-from bench.command import machine
+from bench.harness.machine import describe_machine
 from shards.atomic import atomic_write
 from trainer import checkpoint
 from trainer.alexnet import AlexNet
@@ -90,7 +90,7 @@ def measure(context: RankContext, folder: Path, rounds: int, width: float, out: 
         found["bytes lock"].append(longest_wait(by_bytes))
         found["bytes"].append(time.perf_counter() - began)
     size = checkpoint.all_of(folder)[0].stat().st_size
-    out.write_text(json.dumps({"bytes_written": size, "seconds": found, "machine": machine(context)}))
+    out.write_text(json.dumps({"bytes_written": size, "seconds": found, "machine": describe_machine(context)}))
 
 
 def agree(context: RankContext, steps: int, out: Path) -> None:

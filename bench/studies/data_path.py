@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.command import machine
 from bench.harness.datasets import read_jpegs
 from bench.harness.jpeg_baseline import Decoded, decoders
+from bench.harness.machine import describe_machine
 from pipeline.graph import CROP, MARGIN, SIZE
 from pipeline.loader import Loader
 from pipeline.preprocess import Preprocess
@@ -196,7 +196,12 @@ def summary(values: list[float]) -> dict:
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
 def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> None:
     context = RankContext(torch.device("cpu"), 0, 1, whole(), cores())
-    report = {"schema": 1, "command": " ".join(["python", *sys.argv]), "machine": machine(context), "batch_size": BATCH}
+    report = {
+        "schema": 1,
+        "command": " ".join(["python", *sys.argv]),
+        "machine": describe_machine(context),
+        "batch_size": BATCH,
+    }
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
         # Several times over, or an epoch's beginning would count for more than it does in ImageNet
         with tarfile.open(images) as tar:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.command import machine
+from bench.harness.machine import describe_machine
 from pipeline.loader import Loader
 from pipeline.stats import Stats
 from shards import tars
@@ -65,7 +65,12 @@ def memory() -> dict[str, float]:
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
 def main(images: int, giants: int, side: int, epochs: int, json_path: Path | None) -> None:
     context = RankContext(torch.device("cpu"), 0, 1, whole(), cores())
-    report = {"schema": 1, "command": " ".join(["python", *sys.argv]), "machine": machine(context), "epochs": []}
+    report = {
+        "schema": 1,
+        "command": " ".join(["python", *sys.argv]),
+        "machine": describe_machine(context),
+        "epochs": [],
+    }
     with tempfile.TemporaryDirectory(prefix="alexnet-memory-") as folder:
         write(Path(folder), images, giants, side)
         dataset = describe_tars(Path(folder))

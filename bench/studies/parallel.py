@@ -17,7 +17,7 @@ import click
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from bench.command import machine
+from bench.harness.machine import describe_machine
 from shards.atomic import atomic_write
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
@@ -50,7 +50,12 @@ def steps(context: RankContext, out: Path, batch_size: int, width: float, count:
         times.append(time.perf_counter() - began)
     sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
     if context.rank == 0:
-        found = {"seconds": times[1:], "activations": sent, "gradients": summed[0], "machine": machine(context)}
+        found = {
+            "seconds": times[1:],
+            "activations": sent,
+            "gradients": summed[0],
+            "machine": describe_machine(context),
+        }
         out.write_text(json.dumps(found))
 
 

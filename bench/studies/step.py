@@ -34,7 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.command import machine
+from bench.harness.machine import describe_machine
 from shards.atomic import atomic_write
 from shards.processes import cores
 from trainer import alexnet, rank
@@ -303,7 +303,12 @@ def main(rounds: int, steps: int, device: str, json_path: Path | None, one: str 
         print(json.dumps(one_step(one, where, steps)))
         return
     context = rank.RankContext(where, 0, 1, whole(), cores())
-    report = {"schema": 1, "command": " ".join(["python", *sys.argv]), "machine": machine(context), "batch_size": BATCH}
+    report = {
+        "schema": 1,
+        "command": " ".join(["python", *sys.argv]),
+        "machine": describe_machine(context),
+        "batch_size": BATCH,
+    }
     report["step"] = measure_steps(device, rounds, steps)
     # After the steps, whose processes must not find the memory kept here
     torch.set_num_threads(cores())

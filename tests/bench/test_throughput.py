@@ -13,7 +13,7 @@ import torch
 from bench import bottleneck, command, limits
 from bench.harness.datasets import read_jpegs
 from bench.harness.jpeg_baseline import decoders
-from bench.harness.model_step import ModelStep
+from bench.harness.model_step import ModelOptions, ModelStep
 from bench.harness.timing import timed
 from pipeline.loader import Loader
 from shards.errors import InputError
@@ -181,7 +181,7 @@ def test_the_clock_covers_the_windows_alone():
 
 
 def test_a_batch_that_is_repeated_is_not_learned():
-    resident = ModelStep(HERE, 4, 0.05)
+    resident = ModelStep(HERE, 4, ModelOptions(width=0.05))
     before = [parameter.detach().clone() for parameter in resident.model.parameters()]
     images, labels = torch.randn(8, 3, 224, 224) * 50, torch.randint(4, (8,))
     for _ in range(20):

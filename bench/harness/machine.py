@@ -1,0 +1,48 @@
+"""What figures were measured on: the processor, its cores and memory, the GPU, and the versions that matter."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvidia import dali
+
+from shards.processes import cores
+from trainer.model_parallel import whole
+from trainer.rank import RankContext
+
+
+def describe_machine(context: RankContext) -> dict[str, Any]:
+    """The machine, as reports record it: {"cpu", "cores", "memory_gib", "device", "gpus", "python", "torch", "dali"}
+    and, with a GPU, "gpu", its name."""
+    described = {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": memory_gib(),
+        "device": context.device.type,
+        "gpus": context.world_size,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "dali": dali.__version__,
+    }
+    if context.device_id is not None:
+        described["gpu"] = torch.cuda.get_device_name(context.device)
+    return described
+
+
+def cpu_name() -> str:
+    """The processor's model, as the kernel names it."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def memory_gib() -> float:
+    """The machine's memory, to a tenth of a GiB."""
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def cpu_context() -> RankContext:
+    """One process alone on this machine's cores, without a GPU."""
+    return RankContext(torch.device("cpu"), 0, 1, whole(), cores())
