@@ -145,14 +145,19 @@ def read_header(data: bytes) -> tuple[int, int, str]:
     return width, height, kind
 
 
+def scaled_sides(width: int, height: int, size: int) -> tuple[int, int]:
+    """An image's width and height with the shorter one scaled to `size`, the longer one rounded."""
+    shorter = min(width, height)
+    return (2 * width * size + shorter) // (2 * shorter), (2 * height * size + shorter) // (2 * shorter)
+
+
 def scaled_square(image: Image.Image, size: int) -> Image.Image:
     """Shorter side scaled to `size`, the central square cut out; by the triangle filter, which DALI's resize uses too,
     so that images stored at 256 and at their own size look alike to the model.
 
     The square alone is resampled, so a strip of 1 x 6000 pixels costs no more than any other image.
     """
-    shorter = min(image.size)
-    width, height = ((2 * side * size + shorter) // (2 * shorter) for side in image.size)
+    width, height = scaled_sides(*image.size, size)
     left, top = (width - size) // 2, (height - size) // 2
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + size) * across, (top + size) * down)

@@ -32,6 +32,7 @@ from pipeline.graph import CROP, MARGIN, SIZE
 from pipeline.loader import Loader
 from pipeline.stats import Stats
 from shards.dataset import Dataset
+from shards.images import scaled_sides
 from shards.processes import cores
 from shards.progress import Progress
 
@@ -80,17 +81,11 @@ def draw() -> tuple[int, int, bool]:
     return random.randint(0, MARGIN), random.randint(0, MARGIN), random.random() < 0.5
 
 
-def scaled_sides(width: int, height: int) -> tuple[int, int]:
-    """An image's sides with the shorter one scaled to 256."""
-    shorter = min(width, height)
-    return (2 * width * SIZE + shorter) // (2 * shorter), (2 * height * SIZE + shorter) // (2 * shorter)
-
-
 def cropped(image: Image.Image) -> np.ndarray:
     """The transform as people write it with Pillow."""
     image = image.convert("RGB")
     if min(image.size) != SIZE:
-        image = image.resize(scaled_sides(*image.size), Image.Resampling.BILINEAR)
+        image = image.resize(scaled_sides(*image.size, SIZE), Image.Resampling.BILINEAR)
     y, x, flip = draw()
     x, y = x + (image.width - SIZE) // 2, y + (image.height - SIZE) // 2
     image = image.crop((x, y, x + CROP, y + CROP))
@@ -113,7 +108,7 @@ def with_opencv(jpeg: bytes) -> torch.Tensor:
     cv2.setNumThreads(0)
     image = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     if min(image.shape[:2]) != SIZE:
-        image = cv2.resize(image, scaled_sides(*image.shape[1::-1]), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, scaled_sides(*image.shape[1::-1], SIZE), interpolation=cv2.INTER_AREA)
     y, x, flip = draw()
     y, x = y + (image.shape[0] - SIZE) // 2, x + (image.shape[1] - SIZE) // 2
     image = image[y : y + CROP, x : x + CROP]

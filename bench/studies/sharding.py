@@ -36,7 +36,7 @@ from PIL import Image
 
 from shards.atomic import atomic_write
 from shards.convert import write_dataset
-from shards.images import MOST_PIXELS, _decoded, jpeg_header, scaled_square
+from shards.images import MOST_PIXELS, _decoded, jpeg_header, scaled_sides, scaled_square
 
 SIZE = 256
 SHARD = 256 * 2**20  # bytes, of ours and ShardWriter's tars alike
@@ -264,8 +264,7 @@ def size256(setup: SimpleNamespace) -> dict:
 
 def whole_then_crop(pixels: np.ndarray, resample=Image.Resampling.BILINEAR) -> np.ndarray:
     image = Image.fromarray(pixels)
-    shorter = min(image.size)
-    width, height = ((2 * side * SIZE + shorter) // (2 * shorter) for side in image.size)
+    width, height = scaled_sides(*image.size, SIZE)
     left, top = (width - SIZE) // 2, (height - SIZE) // 2
     return np.asarray(image.resize((width, height), resample).crop((left, top, left + SIZE, top + SIZE)))
 
