@@ -468,14 +468,18 @@ def evaluate(data, checkpoint, crops, split, batch_size, decoding, as_json, gpus
 @PARALLEL
 @DEVICE
 @decoding
-def throughput_bench(compare, **options):
+def throughput_bench(compare, width, precision, compile, cuda_graphs, **options):
     """Images per second of each stage, the machine's limit beside it, and which of them bounds training."""
-    from bench import command
-
     if compare:
-        click.echo(command.compare(*compare))
-    else:
-        command.bench(**options)
+        from bench.compare import compare as compare_runs
+
+        click.echo(compare_runs(*compare))
+        return
+    from bench import command
+    from bench.config import BenchConfig
+    from bench.harness.model_step import ModelOptions
+
+    command.run(BenchConfig(model=ModelOptions(width, precision, compile, cuda_graphs), **options))
 
 
 @main.command()

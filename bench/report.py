@@ -1,7 +1,11 @@
 """`throughput-bench --report`: the figures as one page of HTML that needs nothing else, for phones and in the dark."""
 
 import math
+from collections.abc import Iterable
 from html import escape
+from typing import Any
+
+from bench.schema import Axis, LimitRow, Report, StageRow
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c1c1e; --quiet: #5c5c66; --track: #e6e6ec; --bar: #2a6fdb;
@@ -29,7 +33,7 @@ svg .rate { fill: none; stroke: var(--bar); stroke-width: 2 } svg circle { fill:
 """
 
 
-def page(report: dict) -> str:
+def page(report: Report) -> str:
     """The page for what `throughput-bench --json` writes."""
     where = report["machine"]
     kind = where.get("gpu", where["cpu"])
@@ -68,7 +72,7 @@ def page(report: dict) -> str:
 """
 
 
-def _stage(stage: dict, limits: dict) -> str:
+def _stage(stage: StageRow, limits: dict[str, LimitRow]) -> str:
     limit = limits[stage["limit"]]["what"] if stage["limit"] in limits else "the prediction from its parts"
     note = (
         f"{stage['of_limit']:.0%} of {stage['limit_img_per_s']:,.0f} img/s: {limit}. "
@@ -86,7 +90,7 @@ def _bar(name: str, number: str, share: float, kind: str, note: str = "") -> str
     )
 
 
-def _peers(peers: list[dict]) -> list[str]:
+def _peers(peers: list[dict[str, Any]]) -> list[str]:
     if not peers:
         return []
     fastest = max(peer["img_per_s"] for peer in peers if "img_per_s" in peer)
@@ -101,13 +105,13 @@ def _peers(peers: list[dict]) -> list[str]:
     return rows
 
 
-def _scaling(axes: list[dict]) -> list[str]:
+def _scaling(axes: list[Axis]) -> list[str]:
     if not axes:
         return []
     return ["<h2>Scaling</h2>", '<div class="plots">', *map(_plot, axes), "</div>"]
 
 
-def _plot(axis: dict, width: int = 320, height: int = 200) -> str:
+def _plot(axis: Axis, width: int = 320, height: int = 200) -> str:
     """Rates over one axis, from 0, the spread as bars; its values stand at equal distances."""
     points = axis["points"]
     left, right, top, bottom = 52, width - 14, 12, height - 34
@@ -142,7 +146,7 @@ def _plot(axis: dict, width: int = 320, height: int = 200) -> str:
 
 def _round_up(value: float) -> float:
     """To a number that reads well on an axis."""
-    scale = 10 ** math.floor(math.log10(value))
+    scale = 10.0 ** math.floor(math.log10(value))
     return next(step * scale for step in (1, 2, 4, 6, 8, 10) if step * scale >= value)
 
 
@@ -152,6 +156,6 @@ def _quantity(rate: float, unit: str) -> str:
     return f"{rate / 1e9:,.1f} G{'B' if unit == 'bytes' else unit}/s"
 
 
-def _table(rows) -> str:
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
     lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

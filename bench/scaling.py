@@ -1,22 +1,26 @@
 """`throughput-bench --scaling`: how the speed grows with threads and ranks, and changes with batch and images.
 
 threads   the training pipeline, one rank
-ranks     a whole step on resident data, the same global batch over so many ranks
+ranks     a whole step on resident data, the same global batch over 1, 2, 4, ... ranks
 batch     the same on one rank, other batches
-images  the training pipeline, one rank with all threads, images stored at other sizes
+pictures  the training pipeline, one rank with all threads, images stored at other sizes
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from bench.harness.datasets import read_jpegs, stream, write_images
-from bench.harness.model_step import ModelOptions, ModelStep
+from bench.config import BenchConfig
+from bench.harness.datasets import read_jpegs, write_images
+from bench.harness.model_step import ModelStep
 from bench.harness.timing import Timed, timed
 from bench.limits import IMAGES
-from pipeline.stats import Stats
+from bench.rank_setup import RankSetup
+from bench.schema import Axis, Point
+from pipeline.graph import CROP
 from shards.dataset import Dataset
 from shards.processes import cores
 from shards.progress import Progress
@@ -25,46 +29,60 @@ from trainer.launch import launch
 from trainer.rank import RankContext
 
 SIZES = (256, 384, 512)  # at which images are stored
-MOST_RANKS = 8
+ORIGINALS = "originals"
+MAX_RANKS = 8
+
+Report = Callable[[str, int | str, Timed], Point]  # the axis, its value, what was measured there
 
 
-def scale(
-    data: Path | Remote,
-    folder: Path,
-    batch_size: int,
-    model: dict,
-    seconds: float,
-    decoding: dict,
-    device: str,
-    parallel: str,
-) -> list[dict]:
-    """{"axis", "what", "points": [{"x", "img_per_s", "p10", "p90"}, ...]} for each axis.
+class AxisValues(NamedTuple):
+    """The values of each axis."""
 
-    Args: folder: for what is laid down meanwhile; model: `ModelOptions`, by name; seconds: of each point;
-    decoding: DALI's settings that are chosen; parallel: how ranks share the model.
-    """
-    told, dataset = folder / "scaling.json", Dataset.load(data)
-    most = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else cores()
-    numbers = [ranks for ranks in powers(min(most, MOST_RANKS)) if batch_size % ranks == 0]
-    threads = sorted({*powers(cores()), cores()})
-    batches = [batch for batch in (batch_size // 4, batch_size // 2, batch_size) if batch]
-    total = len(numbers) + len(threads) + len(batches) + len(SIZES) + (dataset.size is None)
-    with Progress("scaling", total, unit="points", lines=False) as progress:
+    threads: list[int]
+    ranks: list[int]
+    batch: list[int]
+    pictures: list[str]
 
-        def made(what: str, x: int | str, point: dict) -> dict:
+
+def measure(config: BenchConfig, data: Path | Remote, folder: Path) -> list[Axis]:
+    """Every axis, each point for half of a stage's time. Args: data: the data set; folder: for temporary files."""
+    result_path, dataset = folder / "scaling.json", Dataset.load(data)
+    values = axis_values(config, dataset)
+    units = {"threads": "threads", "ranks": "ranks", "batch": "images a batch", "pictures": "stored"}
+    with Progress(
+        "scaling",
+        sum(len(axis) for axis in (values.threads, values.ranks, values.batch, values.pictures)),
+        unit="points",
+        lines=False,
+    ) as progress:
+
+        def report(axis: str, x: int | str, result: Timed) -> Point:
             progress.advance()
-            progress.say(f"{x} {what}: {point['img_per_s']:,.0f} img/s")
-            return {"x": x, **point}
+            progress.say(f"{x} {units[axis]}: {result.median:,.0f} img/s")
+            return {"x": x, "img_per_s": result.median, "p10": result.spread["p10"], "p90": result.spread["p90"]}
 
-        sizes = (threads, batches)
-        launch(_alone, 1, device, dataset, folder / "scaling", told, sizes, batch_size, model, seconds, decoding, made)
-        axes = json.loads(told.read_text())
+        launch(measure_alone, 1, config.device, config, data, folder / "scaling", values, report, result_path)
+        axes: list[Axis] = json.loads(result_path.read_text())
         points = []
-        for ranks in numbers:
-            launch(_together, ranks, device, told, batch_size, len(dataset.classes), model, seconds, parallel=parallel)
-            points.append(made("ranks", ranks, json.loads(told.read_text())))
-    axes.insert(1, {"axis": "ranks", "what": f"a step of {batch_size} images, shared", "points": points})
+        for ranks in values.ranks:
+            what = (config, len(dataset.classes), result_path)
+            launch(measure_shared, ranks, config.device, *what, parallel=config.parallel)
+            points.append(report("ranks", ranks, Timed(**json.loads(result_path.read_text()))))
+    axes.insert(1, {"axis": "ranks", "what": f"a step of {config.batch_size} images, shared", "points": points})
     return axes
+
+
+def axis_values(config: BenchConfig, dataset: Dataset) -> AxisValues:
+    """The values of each axis on this machine."""
+    has_gpus = config.device != "cpu" and torch.cuda.is_available()
+    devices = torch.cuda.device_count() if has_gpus else cores()
+    batch_size = config.batch_size
+    return AxisValues(
+        threads=sorted({*powers(cores()), cores()}),
+        ranks=[ranks for ranks in powers(min(devices, MAX_RANKS)) if batch_size % ranks == 0],
+        batch=[batch for batch in (batch_size // 4, batch_size // 2, batch_size) if batch],
+        pictures=[*map(str, SIZES), *([ORIGINALS] if dataset.size is None else [])],
+    )
 
 
 def powers(most: int) -> list[int]:
@@ -72,80 +90,75 @@ def powers(most: int) -> list[int]:
     return [2**power for power in range(most.bit_length())]
 
 
-def _told(found: Timed) -> dict:
-    return {"img_per_s": found.median, **found.spread}
-
-
-def _alone(
+def measure_alone(
     context: RankContext,
-    dataset: Dataset,
+    config: BenchConfig,
+    data: Path | Remote,
     folder: Path,
-    told: Path,
-    sizes: tuple[list[int], list[int]],
-    batch_size: int,
-    model: dict,
-    seconds: float,
-    decoding: dict,
-    made: Callable[[str, int | str, dict], dict],
+    values: AxisValues,
+    report: Report,
+    result_path: Path,
 ) -> None:
-    """Every axis but the ranks. Args: sizes: numbers of threads, and batches; made: makes a point, and says so."""
-    stats = Stats.load(dataset.root)
-    settings = context.settings(
-        decoding, dataset.size
-    )._asdict()  # or the points would not be of the run's own pipeline
-    shared = {"stats": stats, "batch_size": batch_size, **context.loading, **settings}
+    """Every axis but the ranks, by one rank, which writes them to `result_path`.
 
-    def pipeline(of: Dataset, what: str, x: int | str, **changed) -> dict:
-        options = {**shared, **changed}
-        batch = min(batch_size, of.split("train").samples)
-        step = stream(of, **{**options, "batch_size": batch}).__next__
-        return made(what, x, _told(timed(step, batch, seconds, context)))
-
-    def step(batch: int) -> dict:
-        return made("images a batch", batch, _step(context, batch, len(dataset.classes), model, seconds))
-
-    threads, batches = sizes
-    sample = read_jpegs(dataset, IMAGES)
-    sets = {str(size): write_images(sample, folder / str(size), None, context.threads, size=size) for size in SIZES}
-    if dataset.size is None:
-        sets["originals"] = dataset
-    axes = [
+    Args: folder: for images stored at other sizes.
+    """
+    setup = RankSetup.load(context, config, data)
+    jpegs = read_jpegs(setup.dataset, IMAGES)
+    stored = {
+        str(size): write_images(jpegs, folder / str(size), None, context.threads, size=size) for size in SIZES
+    } | {ORIGINALS: setup.dataset}
+    axes: list[Axis] = [
         {
             "axis": "threads",
             "what": "the training pipeline, one rank",
-            "points": [pipeline(dataset, "threads", count, threads=count) for count in threads],
+            "points": [
+                report("threads", count, time_pipeline(setup, setup.dataset, threads=count)) for count in values.threads
+            ],
         },
         {
             "axis": "batch",
             "what": "a step on resident data, one rank",
-            "points": [step(batch) for batch in batches],
+            "points": [
+                report("batch", batch, time_step(context, config, len(setup.dataset.classes), batch))
+                for batch in values.batch
+            ],
         },
         {
             "axis": "pictures",
             "what": "the training pipeline, images stored at other sizes",
-            "points": [pipeline(of, "stored", name) for name, of in sets.items()],
+            "points": [report("pictures", name, time_pipeline(setup, stored[name])) for name in values.pictures],
         },
     ]
-    told.write_text(json.dumps(axes))
+    result_path.write_text(json.dumps(axes))
 
 
-def _together(context: RankContext, told: Path, batch_size: int, classes: int, model: dict, seconds: float) -> None:
-    found = _step(context, batch_size, classes, model, seconds)
+def measure_shared(context: RankContext, config: BenchConfig, classes: int, result_path: Path) -> None:
+    """The step of a global batch by several ranks; `result_path` gets what the first one measured."""
+    result = time_step(context, config, classes, config.batch_size)
     if context.rank == 0:
-        told.write_text(json.dumps(found))
+        result_path.write_text(json.dumps(result._asdict()))
 
 
-def _step(context: RankContext, batch_size: int, classes: int, model: dict, seconds: float) -> dict:
+def time_pipeline(setup: RankSetup, dataset: Dataset, **changed: int) -> Timed:
+    """The training pipeline on a data set, with some of the loader's options changed."""
+    batch_size = min(setup.config.batch_size, dataset.split("train").samples)
+    step = setup.batches(dataset, **{"batch_size": batch_size, **changed}).__next__
+    return timed(step, batch_size, setup.config.seconds / 2, setup.context)
+
+
+def time_step(context: RankContext, config: BenchConfig, classes: int, batch_size: int) -> Timed:
     """A whole step of a global batch on resident data."""
-    steps = ModelStep(context, classes, ModelOptions(**model))
+    step = ModelStep(context, classes, config.model)
     here = batch_size * context.layout.towers.size // context.world_size
-    images = torch.randn(here, 3, 224, 224, device=context.device)
+    images = torch.randn(here, 3, CROP, CROP, device=context.device)
     labels = torch.randint(classes, (here,), device=context.device)
-    return _told(timed(lambda: steps.update(images, labels), batch_size // context.world_size, seconds, context))
+    share = batch_size // context.world_size
+    return timed(lambda: step.update(images, labels), share, config.seconds / 2, context)
 
 
-def table(axes: list[dict]) -> str:
-    """For people."""
+def table(axes: list[Axis]) -> str:
+    """A line for each axis."""
     lines = []
     for axis in axes:
         points = ", ".join(f"{point['x']}: {point['img_per_s']:,.0f}" for point in axis["points"])

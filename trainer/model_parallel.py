@@ -8,12 +8,21 @@ The exchange is not overlapped with computing: each layer that reads both towers
 what it could do with its own half alone would be two small products in the place of one.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Exchange(NamedTuple):
+    """One exchange of a group: `shape` and `dtype` are those of the tensor that a process gives, or is left with."""
+
+    kind: Literal["all_gather", "reduce_scatter"]
+    shape: torch.Size
+    dtype: torch.dtype
 
 
 class ShardGroup:
@@ -27,6 +36,7 @@ class ShardGroup:
         self.group = group
         self.size = 1 if group is None else dist.get_world_size(group)
         self.rank = 0 if group is None else dist.get_rank(group)
+        self.on_exchange: Callable[[Exchange], None] | None = None  # called with each exchange, for who measures them
         self.sent = 0  # bytes that this process has sent to the others, by the algorithms' lower bounds
 
     def enter(self, x: Tensor) -> Tensor:
@@ -71,14 +81,19 @@ class ShardGroup:
         # The list forms, for the one-tensor forms changed their names in torch 2.13; the chunks are views, not copies
         every = x.new_empty(self.size * x.shape[0], *x.shape[1:])
         dist.all_gather(list(every.chunk(self.size)), x.contiguous(), group=self.group)
-        self.sent += (self.size - 1) * x.nbytes
+        self._record("all_gather", x)
         return every
 
     def reduce_scatter(self, parts: list[Tensor]) -> Tensor:
         own = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
         dist.reduce_scatter(own, [part.contiguous() for part in parts], group=self.group)
-        self.sent += (self.size - 1) * own.nbytes
+        self._record("reduce_scatter", own)
         return own
+
+    def _record(self, kind: Literal["all_gather", "reduce_scatter"], own: Tensor) -> None:
+        self.sent += (self.size - 1) * own.nbytes
+        if self.on_exchange is not None:
+            self.on_exchange(Exchange(kind, own.shape, own.dtype))
 
 
 class DenseShardGroup(ShardGroup):

@@ -1,6 +1,5 @@
 """The page of throughput-bench's figures: whole by itself, and in a real browser on a phone and in the dark."""
 
-import inspect
 import json
 import re
 import shutil
@@ -8,8 +7,10 @@ import subprocess
 
 import pytest
 
-from bench import command, scaling
+from bench import command, rank_setup, scaling
+from bench.config import BenchConfig
 from bench.harness.datasets import stream
+from bench.harness.model_step import ModelOptions
 from bench.report import page
 from shards.errors import InputError
 
@@ -111,9 +112,11 @@ def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
         used.append((options["threads"], options["prefetch"]))
         return stream(of, **options)
 
-    monkeypatch.setattr(scaling, "stream", noted)
+    monkeypatch.setattr(rank_setup, "stream", noted)
     chosen = {"threads": None, "prefetch": 3, "affinity": None, "decode_on": None, "hw_decoder_load": None}
-    axes = scaling.scale(data, tmp_path, 4, {"width": 0.05}, 0.05, chosen, "cpu", "towers")
+    model = ModelOptions(width=0.05)
+    config = BenchConfig(data, 4, model, device="cpu", decoding=chosen, seconds=0.1, with_scaling=True)
+    axes = scaling.measure(config, data, tmp_path)
     assert {prefetch for _, prefetch in used} == {3} and used[0][0] == 1  # as chosen, but for what is changed
     assert [axis["axis"] for axis in axes] == ["threads", "ranks", "batch", "pictures"]
     points = {axis["axis"]: [point["x"] for point in axis["points"]] for axis in axes}
@@ -135,9 +138,8 @@ def test_a_report_lands_where_it_was_asked_for(data, tmp_path, run_cli):
 def test_torchrun_is_told_at_once_that_scaling_starts_ranks_itself(data, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it has begun to measure"))
-    asked = dict.fromkeys(inspect.signature(command.bench).parameters) | {"data": data, "with_scaling": True}
     with pytest.raises(InputError, match="leave torchrun out"):
-        command.bench(**asked)
+        command.run(BenchConfig(data, with_scaling=True))
 
 
 def test_powers():

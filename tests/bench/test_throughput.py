@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from bench import bottleneck, command, limits
+from bench.compare import compare, read_report
+from bench.config import BenchConfig
 from bench.harness.datasets import read_jpegs
 from bench.harness.jpeg_baseline import decoders
 from bench.harness.model_step import ModelOptions, ModelStep
 from bench.harness.timing import timed
+from bench.model_stages import flop_counts
 from pipeline.loader import Loader
 from shards.errors import InputError
 from trainer.alexnet import AlexNet
@@ -26,19 +29,15 @@ PROJECT = Path(__file__).parents[2]
 RECORDED = sorted((PROJECT / "bench" / "results").glob("throughput-2core*.json"))
 RATES = {"read": 9e4, "decode": 1000, "pipeline": 800, "feed": 2e4, "model": 100, "train": 88}
 HERE = RankContext(torch.device("cpu"), 0, 1, whole(), 2)
-CHOSEN = {"threads": None, "prefetch": None, "affinity": None, "decode_on": None, "hw_decoder_load": None}
 
 
 @pytest.fixture
 def bench(data, tmp_path):
     """The report of a short run in this process."""
 
-    def run(**changed):
-        out = tmp_path / "bench.json"
-        options = {"batch_size": 16, "width": 0.05, "precision": "fp32", "compile": False, "cuda_graphs": False}
-        options |= {"parallel": "towers", "seconds": 0.2, "cold": False, "decoding": CHOSEN}
-        options |= {"with_peers": False, "with_scaling": False, "report_path": None, "tune": False}
-        command.bench(data, out, gpus=1, device="cpu", **{**options, **changed})
+    def run():
+        out, model = tmp_path / "bench.json", ModelOptions(width=0.05)
+        command.run(BenchConfig(data, 16, model, gpus=1, device="cpu", seconds=0.2, json_path=out))
         return json.loads(out.read_text())
 
     return run
@@ -71,12 +70,12 @@ def test_shared_cores_add_times_up_and_a_gpu_runs_at_the_slowest_parts_pace():
 
 
 def test_the_verdict_names_both_bounds_what_would_help_and_the_papers_hours():
-    told = bottleneck.judge(RATES, {}, shared_cores=True, cores=2)
+    told = bottleneck.diagnose(RATES, {}, shared_cores=True, cores=2)
     assert "bound by the model at 100 img/s; the next bound is the pipeline at 800; with 4 cores" in told["verdict"]
     assert told["would_be"] == [{"change": "4 cores", "img_per_s": pytest.approx(2 * told["predicted_img_per_s"])}]
     assert told["paper_hours"] == pytest.approx(90 * 1_281_167 / 88 / 3600) and "five to six days" in told["verdict"]
 
-    starved = bottleneck.judge(
+    starved = bottleneck.diagnose(
         {**RATES, "model": 3900, "train": 790}, {"256-shards": 3000}, shared_cores=False, cores=16
     )
     assert "bound by the pipeline at 800 img/s; the next bound is the model at 3,900" in starved["verdict"]
@@ -85,14 +84,14 @@ def test_the_verdict_names_both_bounds_what_would_help_and_the_papers_hours():
 
 
 def test_a_measurement_that_the_model_does_not_explain_is_called_so():
-    told = bottleneck.judge({**RATES, "train": 40}, {}, shared_cores=True, cores=2)
+    told = bottleneck.diagnose({**RATES, "train": 40}, {}, shared_cores=True, cores=2)
     assert told["prediction_error"] < -0.1 and "which the model does not explain" in told["verdict"]
-    assert "does not explain" not in bottleneck.judge(RATES, {}, shared_cores=True, cores=2)["verdict"]
+    assert "does not explain" not in bottleneck.diagnose(RATES, {}, shared_cores=True, cores=2)["verdict"]
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_training_as_recorded_is_within_a_tenth_of_the_prediction(path):
-    report = command.read_report(path)
+    report = read_report(path)
     rates = {stage["name"]: stage["img_per_s"] for stage in report["stages"]}
     assert bottleneck.predicted(rates, shared_cores=True) == pytest.approx(rates["train"], rel=0.1)
     assert report["predicted_img_per_s"] == pytest.approx(bottleneck.predicted(rates, shared_cores=True))
@@ -204,7 +203,7 @@ def test_a_peak_of_memory_is_of_its_own_stage():
 def test_a_images_flop_is_the_papers_nets():
     model = AlexNet()
     model.initialize(seed=0)
-    forward, backward = command.flop_counts(model, torch.zeros(1, 3, 224, 224), torch.Generator())
+    forward, backward = flop_counts(model, torch.zeros(1, 3, 224, 224), torch.Generator())
     conv1 = 96 * 55 * 55 * 3 * 11 * 11
     assert forward == 2 * 724_406_816 and backward == 2 * forward - 2 * conv1
 
@@ -259,13 +258,13 @@ def test_compare_tells_a_difference_from_noise(tmp_path, run_cli):
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        ("{", "is no run's figures"),
+        ("{", "does not hold a run's figures"),
         ('{"schema": 1, "stages": []}', "is of schema 1, and this version's is 3: measure again"),
-        ('{"schema": 3, "stages": [{}]}', "is no run's figures"),
+        ('{"schema": 3, "stages": [{}]}', "does not hold a run's figures"),
     ],
 )
 def test_a_file_that_cannot_be_compared_is_named(tmp_path, content, complaint):
     path = tmp_path / "broken.json"
     path.write_text(content)
     with pytest.raises(InputError, match=complaint):
-        command.compare(path, path)
+        compare(path, path)

@@ -1,0 +1,69 @@
+"""`throughput-bench --compare`: two runs' JSON files side by side."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from bench.schema import SCHEMA, Report, StageRow
+from shards.errors import InputError
+
+SETTINGS = ("batch_size", "width", "cold", "decoding", "parallel", "precision", "compile", "cuda_graphs")
+
+
+class Comparison(TypedDict):
+    """A stage's rates, img/s, in two runs: `ratio` is b / a."""
+
+    name: str
+    a: float
+    b: float
+    ratio: float
+    differs: bool
+
+
+def compare(first: Path, second: Path) -> str:
+    """Each stage's rates in both runs, their ratio, and whether they differ by more than noise. Raises InputError for a
+    file that `throughput-bench --json` did not write."""
+    one, two = (read_report(path) for path in (first, second))
+    lines = [f"A: {first}: {one['data']['name']}", f"B: {second}: {two['data']['name']}"]
+    differing = [
+        f"{key}: {one.get(key)} in A, {two.get(key)} in B"
+        for key in ("machine", "data", *SETTINGS)
+        if (one.get(key) or None) != (two.get(key) or None)  # an option that a file is too old for was off
+    ]
+    lines += differing or ["The same machine, data and settings."]
+    lines.append(f"{'img/s':<18}{'A':>10}{'B':>10}{'B / A':>8}  beyond the spread")
+    for row in compare_stages(one["stages"], two["stages"]):
+        rates = f"{row['a']:>10,.0f}{row['b']:>10,.0f}{row['ratio']:>8.2f}"
+        lines.append(f"{row['name']:<18}{rates}  {'yes' if row['differs'] else 'no'}")
+    lines.append(f"Bound by: {one['bottleneck']} in A, {two['bottleneck']} in B")
+    return "\n".join(lines)
+
+
+def compare_stages(first: Sequence[StageRow], second: Sequence[StageRow]) -> list[Comparison]:
+    """Each stage that both runs have. They differ when their 10th to 90th percentiles do not overlap."""
+    others = {stage["name"]: stage for stage in second}
+    rows: list[Comparison] = []
+    for a in first:
+        if b := others.get(a["name"]):
+            one, two = a["img_per_s"], b["img_per_s"]
+            differs = a["p90"] < b["p10"] or b["p90"] < a["p10"]
+            rows.append({"name": a["name"], "a": one, "b": two, "ratio": two / one, "differs": differs})
+    return rows
+
+
+def read_report(path: Path) -> Report:
+    """A run's JSON. Raises InputError for another file, or one of a schema that this version does not know."""
+    remedy = "give the file that `throughput-bench --json` wrote"
+    try:
+        report: Report = json.loads(path.read_text())
+        schema = report["schema"]
+        if schema == SCHEMA:
+            compare_stages(report["stages"], report["stages"])
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not hold a run's figures ({error!r}): {remedy}") from None
+    if schema != SCHEMA:
+        raise InputError(f"{path} is of schema {schema}, and this version's is {SCHEMA}: measure again")
+    return report

@@ -1,0 +1,55 @@
+"""What every measurement on a rank works with: the rank, the options, the data set, and DALI's settings."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.config import BenchConfig
+from bench.harness.datasets import stream
+from bench.harness.timing import Timed, timed
+from pipeline.loader import Batch, Loader
+from pipeline.settings import Settings
+from pipeline.stats import Stats
+from shards.dataset import Dataset
+from shards.remote import Remote
+from trainer.rank import RankContext
+
+
+@dataclass(frozen=True)
+class RankSetup:
+    """settings: how DALI runs here, as chosen, tuned or by default."""
+
+    context: RankContext
+    config: BenchConfig
+    dataset: Dataset
+    stats: Stats
+    settings: Settings
+
+    @classmethod
+    def load(cls, context: RankContext, config: BenchConfig, data: Path | Remote) -> "RankSetup":
+        dataset = Dataset.load(data)
+        settings = context.settings(dict(config.decoding), dataset.size)
+        return cls(context, config, dataset, Stats.load(dataset.root), settings)
+
+    @property
+    def images(self) -> int:
+        """Images that a step of this rank counts for: two towers both work on every image of the global batch."""
+        return self.config.batch_size // self.context.world_size
+
+    def loader_options(self, **changed: Any) -> dict[str, Any]:
+        """The options of `pipeline.loader.Loader` that training would have here, some of them changed."""
+        options = {"stats": self.stats, "batch_size": self.config.batch_size, **self.context.loading}
+        return {**options, **self.settings._asdict(), **changed}
+
+    def loader(self, view: str, split: str = "train", dataset: Dataset | None = None) -> Loader:
+        """A loader of the data set, or of another one."""
+        return Loader(dataset or self.dataset, split, view, **self.loader_options())
+
+    def batches(self, dataset: Dataset | None = None, **changed: Any) -> Iterator[Batch]:
+        """Training batches without end, some of the loader's options changed."""
+        return stream(dataset or self.dataset, **self.loader_options(**changed))
+
+    def time(self, step: Callable[[], object], images: int | None = None) -> Timed:
+        """Times `step` for as long as a stage is to take; it counts for `images`, by default this rank's share."""
+        return timed(step, self.images if images is None else images, self.config.seconds, self.context)

@@ -1,0 +1,165 @@
+"""The report of a run, from what was measured: stages beside their limits, ratios, prediction and bottleneck."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+
+from bench import bottleneck
+from bench.harness.machine import describe_machine
+from bench.harness.timing import Timed
+from bench.limits import Limit
+from bench.model_stages import FIRST_STEPS
+from bench.rank_setup import RankSetup
+from bench.schema import SCHEMA, Alternative, Diagnosis, Report, StageRow
+from pipeline.graph import CROP
+from shards.dataset import Dataset
+
+CROP_BYTES = 3 * CROP * CROP  # of an image as uint8
+PREPROCESS_BYTES = CROP_BYTES + 4 * CROP_BYTES  # read and written to cast it to float32
+# What is measured besides stages and limits, by the names that progress and report give it
+RESUMED = f"train, first {FIRST_STEPS} steps resumed"
+NO_LRN = "model without LRN"
+ONE_DEVICE = "model on one device"
+ALL_RANKS_DECODE_ALL = "every rank decodes all"
+
+
+@dataclass
+class Results:
+    """What was measured, by name: `alternatives` is the training pipeline with one thing changed, `references` are the
+    images a second that a stage is compared with; both figures of an image are this rank's."""
+
+    stages: dict[str, Timed] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
+    alternatives: dict[str, Timed] = field(default_factory=dict)
+    references: dict[str, float] = field(default_factory=dict)
+    flop_per_image: dict[str, float] = field(default_factory=dict)  # by stage
+    sent_per_image: float = 0.0  # bytes
+
+    def rate(self, stage: str) -> float:
+        return self.stages[stage].median
+
+
+def build_report(setup: RankSetup, results: Results) -> Report:
+    """Everything but `data.name`, `parallel`, and what other commands' options add."""
+    context, config, dataset = setup.context, setup.config, setup.dataset
+    diagnosis = diagnose(setup, results)
+    return {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": describe_machine(context),
+        "data": {"name": "", "samples": dataset.split("train").samples, "bytes_per_picture": image_bytes(dataset)},
+        "stored": dataset.size,
+        "batch_size": config.batch_size,
+        "width": config.model.width,
+        "precision": config.model.precision,
+        "compile": config.model.compile,
+        "cuda_graphs": config.model.cuda_graphs,
+        "parallel": config.parallel,
+        "seconds_per_stage": config.seconds,
+        "cold": config.cold,
+        "decoding": setup.settings._asdict(),
+        "peers": [],
+        "scaling": [],
+        "limits": {
+            name: {"rate": limit.rate, "unit": limit.unit, "what": limit.what, "cpu": limit.cpu}
+            for name, limit in results.limits.items()
+        },
+        "stages": stage_rows(setup, results, diagnosis["predicted_img_per_s"]),
+        "alternatives": alternative_rows(results),
+        "flop_per_picture": results.flop_per_image["model"],
+        "ratios": {
+            name: {"ratio": over / under, "over": over, "under": under}
+            for name, (over, under) in ratios(setup, results, diagnosis["predicted_img_per_s"]).items()
+        },
+        **diagnosis,
+    }
+
+
+def diagnose(setup: RankSetup, results: Results) -> Diagnosis:
+    """What `bench.bottleneck` concludes."""
+    context = setup.context
+    rates = {name: one.median for name, one in results.stages.items()}
+    changed = {name: one.median for name, one in results.alternatives.items() if name != ALL_RANKS_DECODE_ALL}
+    shared_cores = context.device_id is None
+    return bottleneck.diagnose(rates, changed, shared_cores, context.threads * context.world_size)
+
+
+def stage_rows(setup: RankSetup, results: Results, predicted: float) -> list[StageRow]:
+    """Each stage beside its limit; that of training is the `predicted` rate."""
+    gpu_decodes = setup.settings.decode_on == "device" and setup.context.device_id is not None
+    decoder = "nvImageCodec" if gpu_decodes else "libjpeg-turbo"
+    # For each stage, its limit and how much of the limit's unit an image takes
+    work: dict[str, tuple[str, float]] = {
+        "read": ("storage", image_bytes(setup.dataset)),
+        **{stage: (decoder, 1) for stage in ("decode", "patch", "pipeline", "eval")},
+        "copy": ("host to device", CROP_BYTES),
+        "feed": ("memory", PREPROCESS_BYTES),
+        "exchange": ("between ranks", results.sent_per_image),
+        **{stage: ("matmul", flop) for stage, flop in results.flop_per_image.items()},
+    }
+    rows: list[StageRow] = []
+    for name, one in results.stages.items():
+        limit, per_image = work.get(name, ("predicted", 0))
+        most = results.limits[limit].rate / per_image if name in work else predicted
+        rows.append(
+            {
+                "name": name,
+                "img_per_s": one.median,
+                "p10": one.spread["p10"],
+                "p90": one.spread["p90"],
+                "per_device": one.devices,
+                "limit": limit,
+                "limit_img_per_s": most,
+                "of_limit": one.median / most,
+                "cpu_use": one.cpu,
+                "gpu_use": one.gpu,
+                "memory_peak_bytes": one.memory,
+            }
+        )
+    return rows
+
+
+def alternative_rows(results: Results) -> list[Alternative]:
+    return [
+        {"name": name, "img_per_s": one.median, "p10": one.spread["p10"], "p90": one.spread["p90"]}
+        for name, one in results.alternatives.items()
+    ]
+
+
+def ratios(setup: RankSetup, results: Results, predicted: float) -> dict[str, tuple[float, float]]:
+    """By name, two rates of which the first is divided by the second."""
+    rate, references = results.rate, results.references
+    baseline, storage, matmul = (results.limits[name] for name in ("libjpeg-turbo", "storage", "matmul"))
+    named = {
+        "decode / raw libjpeg-turbo": (rate("decode"), baseline.rate),
+        "pipeline / raw libjpeg-turbo": (rate("pipeline"), baseline.rate),
+        "read / cat": (rate("read"), storage.rate / image_bytes(setup.dataset)),
+        "train / min(pipeline, model)": (rate("train"), min(rate("pipeline"), rate("model"))),
+        "train / predicted": (rate("train"), predicted),
+        "model FLOP/s / matmul FLOP/s": (rate("model") * results.flop_per_image["model"], matmul.rate),
+        "CPU-seconds of 1,000 pictures / raw": (
+            1000 * results.stages["pipeline"].cpu / rate("pipeline"),
+            1000 * (baseline.cpu or 0.0),
+        ),
+        "LRN tax": (rate("model"), references[NO_LRN]),
+        f"resume: first {FIRST_STEPS} steps / steady state": (references[RESUMED], rate("train")),
+    }
+    if ONE_DEVICE in references:
+        world_size = setup.context.world_size
+        count = {2: "two"}.get(world_size, str(world_size))
+        named[f"{count} devices / one at equal global batch"] = (rate("model"), references[ONE_DEVICE])
+    if "256-shards" in results.alternatives:
+        named["256-shards / originals"] = (results.alternatives["256-shards"].median, rate("pipeline"))
+    if ALL_RANKS_DECODE_ALL in results.alternatives:
+        # Each rank's share of the batch that it decodes is all that counts, so the rates are of the same images
+        named["split decode / decoding twice"] = (
+            rate("pipeline"),
+            results.alternatives[ALL_RANKS_DECODE_ALL].median,
+        )
+    return named
+
+
+def image_bytes(dataset: Dataset) -> int:
+    """Mean bytes an image takes in the train split's tars."""
+    split = dataset.split("train")
+    return split.bytes // split.samples
