@@ -17,7 +17,8 @@ import torch.distributed as dist
 from bench.config import BenchConfig
 from bench.harness.jpeg_baseline import decoders
 from bench.harness.timing import gathered, timed
-from shards.dataset import Dataset, Shard
+from shards.dataset import Dataset
+from shards.records import Shard
 from trainer.precision import Precision
 from trainer.rank import RankContext
 

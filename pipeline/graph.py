@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 
-from shards.dataset import Sizes
+from shards.records import Sizes
 from shards.tars import IMAGE_EXTENSIONS
 
 SIZE = 256  # shorter side after scaling, and side of the central patch (section 2)

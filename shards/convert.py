@@ -25,11 +25,12 @@ from shards import dataset as description
 from shards import tars
 from shards.atomic import Flusher, atomic_write, locked
 from shards.catalog import Catalog, CatalogEntry
-from shards.dataset import Dataset, LeftOut, Shard, Sizes, Split
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.images import MOST_BYTES, Prepared, Unreadable, prepare
 from shards.index import entry, write_index
 from shards.processes import cores, run_jobs, tick
+from shards.records import LeftOut, Shard, Sizes, Split
 from shards.sources import Source, find
 from shards.tars import BLOCK, padded
 

@@ -9,10 +9,11 @@ import numpy as np
 from shards import tars
 from shards.atomic import locked
 from shards.check_sample import check_sample, sha256
-from shards.dataset import Dataset, Quarantined, Shard, Sizes, Split
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
+from shards.records import Quarantined, Shard, Sizes, Split
 from shards.sources import label_names, labels, tars_by_split
 
 

@@ -23,16 +23,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from shards.atomic import atomic_write, locked
 from shards.check_sample import sha256
 from shards.errors import InputError
 from shards.index import components, read_index
-
-if TYPE_CHECKING:
-    from shards.dataset import Shard
+from shards.records import Shard
 
 LIMIT = 64 * 2**30  # bytes of a cache whose size is not given
 FEWEST = 4  # shards a cache has to hold: two splits, each at a seam where ranks read this shard and the next
@@ -94,13 +92,13 @@ class Remote:
             _write_if_new(folder / file, content)
         return folder
 
-    def check_names(self, shards: Iterable["Shard"]) -> None:
+    def check_names(self, shards: Iterable[Shard]) -> None:
         """Raises InputError for names that may lead out of the cache or mean something in a URL."""
         for shard in shards:
             if not PLAIN_NAME.fullmatch(shard.name):
                 raise InputError(f"{self.url}/dataset.json names a shard that is no plain tar: {shard.name!r}")
 
-    def tars(self, shards: Sequence["Shard"]) -> list[str]:
+    def tars(self, shards: Sequence[Shard]) -> list[str]:
         """The shards' URLs. Raises InputError for a cache that is too small for them, and, where DALI reads them, for
         one that is not there or of another length."""
         if self.by_dali:
@@ -110,15 +108,15 @@ class Remote:
             raise InputError(f"{self.url}: {size}: raise --cache-size")
         return [f"{self.url}/{shard.name}" for shard in shards]
 
-    def ahead(self, shards: Sequence["Shard"]) -> int:
+    def ahead(self, shards: Sequence[Shard]) -> int:
         """How many of these shards may be fetched ahead, so that they and those in use fit into the cache."""
         return min(AHEAD, self._cache.limit // max(1, _largest(shards)) - FEWEST + 1)
 
-    def indices(self, folder: Path, shards: Sequence[tuple["Shard", int]]) -> list[list[str]]:
+    def indices(self, folder: Path, shards: Sequence[tuple[Shard, int]]) -> list[list[str]]:
         """The lines of each shard's index, which is copied first. Args: shards: each with the samples that its index
         has to list. Raises: InputError when one is missing or does not fit its tar."""
 
-        def copied(wanted: tuple["Shard", int]) -> list[str]:
+        def copied(wanted: tuple[Shard, int]) -> list[str]:
             shard, samples = wanted
             path = (folder / shard.name).with_suffix(".idx")
             if not path.exists():
@@ -134,7 +132,7 @@ class Remote:
 
         return self._each(copied, shards)
 
-    def open(self, folder: Path, shard: "Shard") -> BinaryIO:
+    def open(self, folder: Path, shard: Shard) -> BinaryIO:
         """A shard to read. Through the cache it is fetched unless it is there, and stays until the file is closed."""
         if self.by_dali:
             files, root = self._files()
@@ -142,7 +140,7 @@ class Remote:
         path = folder / f"{shard.name}{CACHED}"
         return self._cache.open(path, shard.bytes, lambda part: self._download(shard, part))
 
-    def _download(self, shard: "Shard", part: Path) -> None:
+    def _download(self, shard: Shard, part: Path) -> None:
         """Fetches a whole shard into a file, and checks it. Raises InputError when it cannot be had."""
         files, root = self._files()
 
@@ -159,7 +157,7 @@ class Remote:
         files, root = self._files()
         return self._retried(lambda: files.cat_file(f"{root}/{name}"), name)
 
-    def _check_length(self, shard: "Shard") -> None:
+    def _check_length(self, shard: Shard) -> None:
         files, root = self._files()
         length = self._retried(lambda: files.size(f"{root}/{shard.name}"), shard.name)
         if length != shard.bytes:
@@ -300,7 +298,7 @@ class Cache:
 class Ahead:
     """Shards that are opened one after the other, in an order known before, while threads fetch the next ones."""
 
-    def __init__(self, open_shard: Callable[["Shard"], BinaryIO], order: Sequence["Shard"], ahead: int):
+    def __init__(self, open_shard: Callable[[Shard], BinaryIO], order: Sequence[Shard], ahead: int):
         self.open_shard, self.order, self.ahead = open_shard, order, ahead
         self.begun = 0  # this many of the order are fetched or being fetched
 
@@ -313,12 +311,12 @@ class Ahead:
             self.begun = number + 1
         return file
 
-    def _fetch(self, shard: "Shard") -> None:
+    def _fetch(self, shard: Shard) -> None:
         with contextlib.suppress(InputError):  # who opens it tries again, and tells
             self.open_shard(shard).close()
 
 
-def _largest(shards: Iterable["Shard"]) -> int:
+def _largest(shards: Iterable[Shard]) -> int:
     return max((shard.bytes for shard in shards), default=0)
 
 

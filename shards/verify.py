@@ -14,10 +14,11 @@ from shards import dataset as description
 from shards import tars
 from shards.atomic import locked
 from shards.check_sample import Found, check_sample, sha256
-from shards.dataset import Dataset, Quarantined, Shard
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
+from shards.records import Quarantined, Shard
 
 SCHEMA = 1
 

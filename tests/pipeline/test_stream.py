@@ -10,9 +10,10 @@ import pytest
 from pipeline.loader import BAD_LABEL, Loader
 from pipeline.stats import Stats
 from shards import tars
-from shards.dataset import Dataset, Shard, Sizes, Split
+from shards.dataset import Dataset
 from shards.describe import describe_tars
 from shards.index import index_tar, write_index
+from shards.records import Shard, Sizes, Split
 from tests.support.image_kinds import UNREADABLE, encoded, noise
 
 SAMPLES, A_SHARD = 10_000, 2500

@@ -18,9 +18,10 @@ from PIL import Image
 from shards.atomic import atomic_write
 from shards.catalog import Catalog
 from shards.convert import write_dataset
-from shards.dataset import Dataset, Sizes
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import components, index_tar, read_index, write_index
+from shards.records import Sizes
 from shards.sources import SourceImage
 from shards.synthetic import FORMS, render, render_folders
 from tests.support.image_kinds import READABLE, UNREADABLE, encoded, noise

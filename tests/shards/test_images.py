@@ -10,7 +10,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from shards import images
-from shards.images import Unreadable, check, jpeg_header, read_header, prepare
+from shards.images import Unreadable, check, jpeg_header, prepare, read_header
 from tests.support.image_kinds import READABLE, UNREADABLE, encoded, noise, patched, sampled, smooth, turned
 
 
