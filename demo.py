@@ -14,11 +14,12 @@ from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.synthetic import render_folders
 from trainer import checkpoint, metrics
+from trainer.config import TrainConfig
 from trainer.train import train
 
 CLASSES = 10
 WIDTH = 0.25
-RECIPE = {"batch_size": 32, "lr": 0.01, "width": WIDTH, "lr_steps": (7,)}
+BATCH_SIZE = 32
 
 
 def run(out: Path, short: bool, device: str) -> dict:
@@ -33,13 +34,26 @@ def run(out: Path, short: bool, device: str) -> dict:
     images, data, run_folder = out / "images", out / "shards", out / "run"
     gpus = 1 if torch.cuda.device_count() == 1 and device != "cpu" else 2
     print(
-        f"Demo: AlexNet at --width {WIDTH} (a quarter of the paper's kernels), batches of {RECIPE['batch_size']} and "
+        f"Demo: AlexNet at --width {WIDTH} (a quarter of the paper's kernels), batches of {BATCH_SIZE} and "
         f"{steps} steps,\nso that it learns while you wait; `train` by default does what the paper does."
     )
     render_folders(images, classes=CLASSES, train=train_images, val=val_images, seed=0)
     dataset = write_dataset(images, data, size=256, shard_size=16 * 2**20)
     complete(dataset)
-    train(data, run_folder, gpus=gpus, device=device, steps=steps, log_every=20, eval_every=4, **RECIPE)
+    train(
+        TrainConfig(
+            data,
+            run_folder,
+            gpus=gpus,
+            device=device,
+            steps=steps,
+            batch_size=BATCH_SIZE,
+            lr_steps=(7,),
+            width=WIDTH,
+            log_every=20,
+            eval_every=4,
+        )
+    )
 
     drawn = draw(data, run_folder, out)
     result = metrics.read(run_folder, "eval")[-1]

@@ -91,3 +91,21 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+SHOWN = 10  # skipped files that are named after a conversion; dataset.json has all
+
+
+def written(dataset: Dataset) -> str:
+    """What a conversion wrote and what it skipped, for a person."""
+    lines = []
+    for name, split in dataset.splits.items():
+        changed = "".join(f", {count} {kind} encoded anew" for kind, count in split.changed.items())
+        if split.scaled_down:
+            changed += f", {split.scaled_down} scaled down"
+        left_out = f"{len(split.left_out)} left out"
+        lines.append(f"{name}: {split.samples} samples in {len(split.shards)} shards, {left_out}{changed}")
+        lines += [f"  left out: {left.file}: {left.reason}" for left in split.left_out[:SHOWN]]
+        if len(split.left_out) > SHOWN:
+            lines.append(f"  and {len(split.left_out) - SHOWN} more: see {dataset.root / 'dataset.json'}")
+    return "\n".join([*lines, f"Data set written to {dataset.root}"])

@@ -338,3 +338,13 @@ def _write_if_new(path: Path, content: bytes) -> None:
     if not path.exists() or path.read_bytes() != content:
         with atomic_write(path) as file:
             file.write(content)
+
+
+def locate(data: str | Path, cache: Path | None = None, cache_size: int | None = None) -> "Path | Remote":
+    """Where a data set is: its folder, or, for a URL, the remote folder with its cache. Raises InputError for a cache
+    without a URL."""
+    if is_url(str(data)):
+        return Remote(str(data), cache, cache_size)
+    if cache or cache_size:
+        raise InputError("--cache and --cache-size are for a data set at a URL: leave them out")
+    return Path(data)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards.errors import InputError
+from trainer.config import TrainConfig
 from trainer.lrn import local_response_norm
 from trainer.model_parallel import Layout, ShardGroup, whole
 
@@ -221,10 +222,10 @@ class AlexNet(nn.Module):
             parameter.copy_(part)
 
 
-def model_from_config(config: dict, classes: int, layout: Layout) -> AlexNet:
+def model_from_config(config: TrainConfig, classes: int, layout: Layout) -> AlexNet:
     """The model that a run's configuration describes."""
-    changed = {name: config[name] for name in ("activation", "norm", "pool")}
-    return AlexNet(classes, config["width"], config["dropout"], layout, VARIANTS[config["variant"]]._replace(**changed))
+    variant = VARIANTS[config.variant]._replace(activation=config.activation, norm=config.norm, pool=config.pool)
+    return AlexNet(classes, config.width, config.dropout, layout, variant)
 
 
 def _scaled(kernels: int, width: float) -> int:

@@ -26,6 +26,7 @@ from torch import Tensor
 from shards.atomic import atomic_write
 from shards.errors import InputError
 from trainer.alexnet import AlexNet
+from trainer.config import TrainConfig
 from trainer.optimizer import PaperSGD
 
 FORMAT = 3
@@ -179,6 +180,14 @@ def load(path: Path) -> dict:
         return state
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no readable checkpoint ({error!r})") from None
+
+
+def config_of(state: dict, path: Path) -> TrainConfig:
+    """The options of the run that wrote a checkpoint. Raises InputError when these are not a run's."""
+    try:
+        return TrainConfig.from_recorded(state["config"], path.parent)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not hold a run's configuration ({error!r}): give another checkpoint") from None
 
 
 def read(path: Path) -> dict:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,48 +60,60 @@ def evaluate(
     return {"top1_error": 1 - right1 / samples, "top5_error": 1 - right5 / samples, "samples": samples}
 
 
-def evaluate_run(
-    context: RankContext,
-    data: Path | Remote,
-    path: Path,
-    split: str,
-    crops: int,
-    batch_size: int,
-    decoding: dict,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to evaluate and how.
+
+    checkpoint: a file, or a run's folder for its newest; split: by name; crops: 1 or 10; batch_size: of the global
+    batch, images; decoding: what is chosen of `pipeline.settings.Settings`, by name; as_json: print one JSON object.
+    """
+
+    checkpoint: Path
+    split: str = "val"
+    crops: int = 1
+    batch_size: int = 128
+    decoding: dict[str, Any] = field(default_factory=dict)
+    as_json: bool = False
+
+
+def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions) -> None:
     """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
     dataset = Dataset.load(data)
     stats = Stats.load(dataset.root)
-    file = find(path)
+    file = find(options.checkpoint)
     state = checkpoint.read(file)
     if len(state["config"]["classes"]) != len(dataset.classes):
         raise InputError(
             f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
             "give the data set it was trained on"
         )
-    model = model_from_config(state["config"], len(dataset.classes), context.layout)
+    config = checkpoint.config_of(state, file)
+    model = model_from_config(config, len(dataset.classes), context.layout)
     model.load_unsharded(state["parameters"])
     model.to(context.device)
+    split, crops, batch_size = options.split, options.crops, options.batch_size
     view = "ten" if crops == 10 else "center"
     if crops == 10:  # ten times the memory and work an image
-        batch_size = -(-batch_size // 10 // context.world_size) * context.world_size
-    running = {**context.loading, **context.settings(decoding, dataset.size)._asdict()}
+        batch_size = ten_crop_batch_size(batch_size, context.world_size)
+    running = {**context.loading, **context.settings(options.decoding, dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
     with Progress(f"eval {split}", loader.samples, quiet=context.rank > 0) as progress:
-        preprocess = Preprocess(stats, state["config"]["mean"], context.device)
-        result = evaluate(
-            model, loader, preprocess, context, Precision(state["config"]["precision"], context.device), progress
-        )
+        preprocess = Preprocess(stats, config.mean, context.device)
+        result = evaluate(model, loader, preprocess, context, Precision(config.precision, context.device), progress)
     if context.rank == 0:
         report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
-        if as_json:
+        if options.as_json:
             print(json.dumps(report))
         else:
             print(
                 f"{file}, {split} split, {result['samples']} images, {crops} crop{'s' * (crops > 1)}: "
                 f"top-1 error {result['top1_error']:.2%}, top-5 error {result['top5_error']:.2%}"
             )
+
+
+def ten_crop_batch_size(batch_size: int, world_size: int) -> int:
+    """A batch of so many fewer images that ten crops of each are about as many; a multiple of `world_size`."""
+    return -(-batch_size // 10 // world_size) * world_size
 
 
 def find(path: Path) -> Path:

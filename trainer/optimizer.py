@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from trainer.alexnet import AlexNet
+
 
 class PaperSGD(torch.optim.Optimizer):
     """v = momentum * v - weight_decay * lr * w - lr * gradient; w = w + v.
@@ -91,3 +93,17 @@ class LARS(PaperSGD):
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
                 group["weight_decay"] = decay
+
+
+def build_optimizer(recipe: str, model: AlexNet, lr: float) -> PaperSGD:
+    """The optimizer of a `--recipe`."""
+    variant, biases = model.variant, {name: p for name, p in model.named_parameters() if name.endswith("bias")}
+    decay = {} if variant.bias_decay else {"weight_decay": 0.0}
+    groups = [
+        {"params": [p for name, p in model.named_parameters() if name not in biases]},
+        {"params": list(biases.values()), "lr_scale": variant.bias_rate, **decay},
+    ]
+    if recipe == "paper":
+        return PaperSGD(groups, lr)
+    shard_group = {parameter: model.shard_group(name) for name, parameter in model.named_parameters()}
+    return LARS(groups, lr, lambda parameter, squares: shard_group[parameter].sum(squares))

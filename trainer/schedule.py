@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-PLATEAU = "plateau"
+from trainer.config import PLATEAU, TrainConfig
+
 DROPS = 3  # times that the rate is divided by ten on a plateau (section 5: "reduced three times")
 
 
@@ -38,3 +39,9 @@ def large_batch_rate(rate: float, batch_size: int, epoch: float) -> float:
     epochs. Args: epoch: with its fraction."""
     scaled = rate * batch_size / PAPERS_BATCH
     return rate + (scaled - rate) * min(1.0, epoch / WARM_UP)
+
+
+def lr_at(step: int, steps_per_epoch: int, config: TrainConfig, errors: Sequence[float]) -> float:
+    """The learning rate of the update after `step` of them. Args: errors: as of `learning_rate`."""
+    lr = learning_rate(config.lr, step // steps_per_epoch, config.lr_steps, errors, config.patience)
+    return lr if config.recipe == "paper" else large_batch_rate(lr, config.batch_size, step / steps_per_epoch)

@@ -1,380 +1,306 @@
 """The training loop: batches in; `config.json`, `metrics.jsonl` and checkpoints out (paper, section 5).
 
-All randomness is a function of (seed, epoch, step), none of it is state: the order and the draws of the data come from
-the loader, the dropout masks from a generator that is seeded anew each step. So a resumed run is the unbroken run, and
-two processes are one.
+All randomness is a function of (seed, epoch, step), none of it is state: the order and the augmentation of the data
+come from the loader, the dropout masks from a generator that is seeded again at each step. So a resumed run is the
+unbroken run, and two processes are one.
 """
 
 import contextlib
-import json
 import math
 import os
 import platform
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from nvidia import dali
 
-from pipeline.loader import Loader
+from pipeline.loader import Batch, Loader
 from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats
-from shards.atomic import atomic_write, locked
+from shards.atomic import locked
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.progress import Progress
-from shards.remote import Remote
+from shards.remote import locate
 from trainer import checkpoint, metrics
-from trainer.alexnet import AlexNet, model_from_config
+from trainer.alexnet import model_from_config
+from trainer.config import PLATEAU, TrainConfig
 from trainer.cuda_graph import check_cuda_graphs
-from trainer.evaluate import evaluate
+from trainer.evaluate import evaluate, ten_crop_batch_size
 from trainer.launch import launch
 from trainer.model_parallel import replicate
-from trainer.optimizer import LARS, PaperSGD
+from trainer.optimizer import build_optimizer
 from trainer.precision import Precision, compile_model
 from trainer.preemption import PreemptionHandler, Stopped
+from trainer.profiler import Profiler
 from trainer.rank import RankContext
-from trainer.schedule import PLATEAU, large_batch_rate, learning_rate
+from trainer.run_folder import check_run_folder, write_config
+from trainer.schedule import lr_at
 from trainer.train_step import TrainStep
 
-# What makes a run the run that it is: a resumed one must agree in these. Devices and lengths may differ.
-IDENTITY = (
-    *("dataset", "batch_size", "recipe", "lr", "lr_steps", "patience", "seed", "dropout", "width", "mean"),
-    *("variant", "activation", "norm", "pool", "lighting", "precision", "compile"),
-)
+NAMED = 8  # images that a message lists; more go to a file
 
 
-def train(
-    data: Path | Remote,
-    out: Path,
-    *,
-    gpus: int | None = None,
-    parallel: str = "towers",
-    device: str = "auto",
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch_size: int = 128,
-    recipe: str = "paper",
-    lr: float = 0.01,
-    lr_steps: Sequence[int] | str = (25, 51, 79),
-    patience: int = 5,
-    seed: int = 0,
-    dropout: float = 0.5,
-    width: float = 1.0,
-    variant: str = "paper",
-    activation: str = "relu",
-    norm: bool = True,
-    pool: str = "3/2",
-    lighting: bool = True,
-    precision: str = "fp32",
-    compile: bool = False,
-    cuda_graphs: bool = False,
-    mean: str = "image",
-    max_bad: float = 0.001,
-    decoding: dict | None = None,
-    resume: bool = False,
-    checkpoint_every: int = 1000,
-    keep: int = 3,
-    log_every: int = 10,
-    eval_every: int = 1,
-    final_crops: int = 1,
-    tensorboard: bool = False,
-    profile: tuple[int, int] | None = None,
-) -> None:
-    """Trains on DIR's train split and evaluates on its val split, in one process a device.
+def train(config: TrainConfig) -> None:
+    """Trains on the train split and evaluates on the val split, in one process a device.
 
-    Args: gpus, device, parallel: see `trainer.launch.launch`; epochs or steps: how long (90 epochs when neither is
-    given); batch_size: of the global batch; recipe: "paper" or "large-batch", see `trainer.optimizer`; lr_steps: epochs at
-    whose start the rate is divided by ten, or "plateau"; patience: evaluations that make a plateau; variant,
-    activation, norm, pool: see `trainer.alexnet.Variant`; precision, compile: see `trainer.precision`; cuda_graphs: see
-    `trainer.cuda_graph`; lighting, max_bad: see `pipeline.loader.Loader`; mean: see `pipeline.preprocess.Preprocess`; decoding: what is
-    chosen of `pipeline.settings.Settings`, by name; resume: continue from the newest checkpoint of `out`;
-    checkpoint_every, log_every: steps; keep: checkpoints; eval_every: epochs; final_crops: 10 adds the paper's ten-crop
-    test at the end; tensorboard: see `trainer.metrics.MetricsLogger`; profile: the first and last step to trace.
     Raises: InputError; `trainer.preemption.Stopped` when it was asked to stop, after a checkpoint.
     """
-    if epochs is not None and steps is not None:
-        raise InputError("--epochs and --steps both say how long to train: give one of them")
-    dataset = Dataset.load(data)
+    dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
     Stats.load(dataset.root)
     dataset.split("train")
-    if lr_steps == PLATEAU and "val" not in dataset.splits:
-        raise InputError(f"--lr-steps {PLATEAU}, but {data} has no val split to see one on: name epochs instead")
-    if tensorboard:
+    if config.lr_steps == PLATEAU and "val" not in dataset.splits:
+        raise InputError(
+            f"--lr-steps {PLATEAU}, but {dataset.where} has no val split to see one on: name epochs instead"
+        )
+    if config.tensorboard:
         metrics.board_writer()
-    config = {
-        "dataset": dataset.fingerprint,
-        "data": str(data),
-        "classes": list(dataset.classes),
-        "gpus": gpus,
-        "parallel": parallel,
-        "device": device,
-        "epochs": 90 if epochs is None and steps is None else epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "recipe": recipe,
-        "lr": lr,
-        "lr_steps": lr_steps if lr_steps == PLATEAU else list(lr_steps),
-        "patience": patience,
-        "seed": seed,
-        "dropout": dropout,
-        "width": width,
-        "variant": variant,
-        "activation": activation,
-        "norm": norm,
-        "pool": pool,
-        "lighting": lighting,
-        "precision": precision,
-        "compile": compile,
-        "cuda_graphs": cuda_graphs,
-        "mean": mean,
-        "max_bad": max_bad,
-        "decoding": decoding or {},
-        "checkpoint_every": checkpoint_every,
-        "keep": keep,
-        "log_every": log_every,
-        "eval_every": eval_every,
-        "final_crops": final_crops,
-        "tensorboard": tensorboard,
-        "profile": profile,
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "dali": dali.__version__},
-    }
-    # A worker that torchrun starts again is to go on
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    check_run_folder(out, config, resume)
-    launch(train_rank, gpus, device, data, out, config, parallel=parallel)
+    # A worker that torchrun starts again is to continue
+    resume = config.resume == "auto" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    check_run_folder(config, dataset.fingerprint, resume)
+    launch(train_rank, config.gpus, config.device, config, parallel=config.parallel)
 
 
-def check_run_folder(out: Path, config: dict, resume: bool) -> None:
-    """Raises InputError unless `out` can take this run: it is free, or holds the same one and that is to be resumed."""
-    path = out / "config.json"
-    if path.exists():
-        if not resume:
-            raise InputError(f"{out} holds a run already: continue it with --resume auto, or choose another --out")
-        try:
-            old = json.loads(path.read_text())
-            identity = (*IDENTITY, "eval_every") if config["lr_steps"] == PLATEAU else IDENTITY
-            differing = [f"{key} was {old[key]}, now {config[key]}" for key in identity if old[key] != config[key]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not a run's configuration ({error!r}): choose another --out") from None
-        if differing:
-            raise InputError(f"{out} holds a run that differs ({'; '.join(differing)}): choose another --out")
-    elif checkpoint.all_of(out):
-        raise InputError(f"{out} holds checkpoints of a run but not its config.json: choose another --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # A nameless one: processes of several machines may be trying the same folder
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
-
-
-def train_rank(context: RankContext, data: Path | Remote, out: Path, config: dict) -> None:
+def train_rank(context: RankContext, config: TrainConfig) -> None:
     """One rank's part of a training run."""
-    if config["cuda_graphs"]:
-        check_cuda_graphs(context.device, context.world_size)
-    dataset = Dataset.load(data)
-    stats = Stats.load(dataset.root)
-    config["decoding"] = context.settings(config["decoding"], dataset.size)._asdict()
-    shared = {"stats": stats, "batch_size": config["batch_size"], "max_bad": config["max_bad"]}
-    shared |= {**context.loading, **config["decoding"]}
-    preprocess = Preprocess(stats, config["mean"], context.device)
-    loader = Loader(dataset, "train", "train", seed=config["seed"], lighting=config["lighting"], **shared)
-    val = Loader(dataset, "val", "center", **shared) if "val" in dataset.splits else None
-    last = config["steps"] or config["epochs"] * loader.batches
-    first = context.rank == 0
+    Trainer(context, config).run()
 
-    model = model_from_config(config, len(dataset.classes), context.layout)
-    model.initialize(config["seed"])
-    model.to(context.device)
-    optimizer = optimizer_of(config["recipe"], model, config["lr"])
-    step = 0
-    precision = Precision(config["precision"], context.device, context.world_size)
-    errors = {}  # validation top-1 error by step
-    with contextlib.ExitStack() as held:
-        stop = held.enter_context(PreemptionHandler(context.world_size))
-        if first:
+
+class Trainer:
+    """One rank's part of a run: its data, its part of the model, and the loop over the steps.
+
+    `step` counts the steps made; `errors` has the validation top-1 error by the step that it was measured after. Rank 0
+    alone writes to the run's folder.
+    """
+
+    # Opened when the run begins, for they touch its folder
+    preemption: PreemptionHandler
+    train_step: TrainStep
+    writer: checkpoint.Writer
+    logger: metrics.MetricsLogger | None
+    progress: Progress
+    profiler: Profiler | None
+
+    def __init__(self, context: RankContext, config: TrainConfig):
+        if config.cuda_graphs:
+            check_cuda_graphs(context.device, context.world_size)
+        self.context, self.config, self.is_first = context, config, context.rank == 0
+        self.dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
+        self.stats = Stats.load(self.dataset.root)
+        self.settings = context.settings(config.decoding, self.dataset.size)
+        self.preprocess = Preprocess(self.stats, config.mean, context.device)
+        self.loader = self._loader("train", "train", config.batch_size)
+        self.val_loader = self._loader("val", "center", config.batch_size) if "val" in self.dataset.splits else None
+        self.steps_per_epoch = self.loader.batches
+        self.last_step = config.steps or (config.recorded()["epochs"] * self.steps_per_epoch)
+
+        self.model = model_from_config(config, len(self.dataset.classes), context.layout)
+        self.model.initialize(config.seed)
+        self.model.to(context.device)
+        self.optimizer = build_optimizer(config.recipe, self.model, config.lr)
+        self.precision = Precision(config.precision, context.device, context.world_size)
+        self.step, self.errors, self.preempted = 0, dict[int, float](), False
+        self.loss: torch.Tensor | None = None
+        self.lr = config.lr
+        self.saved = (0, False)  # the step of the newest checkpoint, and whether that holds its evaluation
+        self.batches: Iterator[Batch] | None = None
+        self.timer = metrics.Clock(context.device)
+
+    def run(self) -> None:
+        """Trains to the last step, or until asked to stop. Raises Stopped then, after a checkpoint."""
+        with contextlib.ExitStack() as stack:
+            self._open(stack)
+            # A run that ended between a checkpoint and its evaluation begins with that
+            self.evaluate_if_due()
+            self.save_if_due()
+            while self.step < self.last_step and not self.preempted:
+                self.train_one_step()
+                self.log_if_due()
+                self.preempted = self.preemption.agreed()
+                self.evaluate_if_due()
+                self.save_if_due()
+            self.writer.wait()
+            if self.preempted:
+                self.context.barrier()  # otherwise a process that is done first would have the others ended
+                if self.is_first:
+                    reached = f"stopped after step {self.step} of {self.last_step} as asked"
+                    self.progress.say(f"{reached}: --resume auto continues")
+        if self.preempted:
+            raise Stopped
+
+    def train_one_step(self) -> None:
+        """One update of the weights by a global batch."""
+        images, labels = self._next_batch()
+        self.lr = lr_at(self.step, self.steps_per_epoch, self.config, list(self.errors.values()))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * group["lr_scale"]
+        loss_before, self.loss = self.loss, self.train_step(images, labels, self.step)
+        # Of the step before: a GPU has this one to work on while Python waits for that
+        self._check_finite(loss_before)
+        self.writer.check()
+        self.step += 1
+        self.timer.images += self.config.batch_size
+        self.progress.advance(self.config.batch_size)
+        if self.profiler:
+            self.profiler.step_done(self.step)
+
+    def log_if_due(self) -> None:
+        """Logs a step's line: every `log_every`-th one, the first and the last."""
+        if self.step % self.config.log_every and self.step not in (1, self.last_step):
+            return
+        assert self.loss is not None
+        loss = self.context.layout.replicas.sum(self.loss.clone()).item()  # waits for the device; then the timer reads
+        if self.logger:
+            line = {"kind": "train", "step": self.step, "epoch": self._epoch, "loss": loss, "lr": self.lr}
+            line |= self.timer.look()
+            self.logger.add(line)
+            self._show_step(line)
+
+    def evaluate_if_due(self) -> None:
+        """Evaluates after the last step and at the end of each `eval_every`-th epoch, unless that is done already. An
+        evaluation that a request to stop breaks off is made by the run that continues."""
+        at_epoch_end = self.step > 0 and self.step % (self.steps_per_epoch * self.config.eval_every) == 0
+        due = self.step == self.last_step or (at_epoch_end and self.step < self.last_step)
+        if not due or not self.val_loader or self.preempted or self.step in self.errors:
+            return
+        with self.timer.paused():
+            views = [(1, self.val_loader)]
+            if self.step == self.last_step and self.config.final_crops == 10:
+                batch_size = ten_crop_batch_size(self.config.batch_size, self.context.world_size)
+                views.append((10, self._loader("val", "ten", batch_size)))
+            results = [(crops, self._evaluate(loader)) for crops, loader in views]
+        whole = [(crops, result) for crops, result in results if result is not None]
+        self.preempted = len(whole) < len(results)
+        if not self.preempted:
+            self.errors[self.step] = whole[0][1]["top1_error"]
+            for crops, result in whole if self.is_first else ():
+                self._show_evaluation(crops, result)
+
+    def save_if_due(self) -> None:
+        """Writes a checkpoint every `checkpoint_every` steps, after the last step, a best evaluation, or a request to
+        stop; after the evaluation, so that a resumed run need not repeat that."""
+        best = self._is_best()
+        due = best or self.preempted or self.step == self.last_step or self.step % self.config.checkpoint_every == 0
+        state = (self.step, self.step in self.errors)
+        if not due or state == self.saved:
+            return
+        with self.timer.paused():
+            self._check_finite(self.loss)
+            kept = {"config": self.record, "errors": list(self.errors.items()), "precision": self.precision.state()}
+            self.writer.save(self.step, self.model, self.optimizer, kept, best)
+            self.saved = state
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `config.json` and the checkpoints hold of this run."""
+        return {
+            "dataset": self.dataset.fingerprint,
+            "classes": list(self.dataset.classes),
+            **self.config.recorded(),
+            "decoding": self.settings._asdict(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "dali": dali.__version__,
+            },
+        }
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """Takes the run's folder, continues from its newest checkpoint if there is one, and opens the logs."""
+        context, config, run = self.context, self.config, self.config.out
+        self.preemption = stack.enter_context(PreemptionHandler(context.world_size))
+        if self.is_first:
             # What is left of a killed run's processes may still be on its last step
-            held.enter_context(locked(out, wait=30))
-        newest = context.broadcast(checkpoint.newest(out, partial(print, file=sys.stderr)) if first else None)
-        if newest:
+            stack.enter_context(locked(run, wait=30))
+        newest = checkpoint.newest(run, partial(print, file=sys.stderr)) if self.is_first else None
+        if newest := context.broadcast(newest):
             state = checkpoint.load(newest)
-            step, errors = checkpoint.restore(state, model, optimizer), dict(state["errors"])
-            precision.load(state["precision"])
-        trained = replicate(model, context.layout)
-        if config["compile"]:
+            self.step = checkpoint.restore(state, self.model, self.optimizer)
+            self.errors = dict(state["errors"])
+            self.precision.load(state["precision"])
+        self.saved = (self.step, self.step in self.errors)
+        trained = replicate(self.model, context.layout)
+        if config.compile:
             trained = compile_model(trained, context.device)
-        how = (precision, context.device, config["seed"], config["cuda_graphs"])
-        update = TrainStep(trained, context.layout, optimizer, *how)
-        logger = None
-        if first:
-            with atomic_write(out / "config.json") as file:
-                file.write(json.dumps(config, indent=1).encode())
-            logger = metrics.MetricsLogger(out, step, step in errors, config["tensorboard"])
-            if step:
-                done = step > last or (step == last and (step in errors or not val))
-                print(f"Resumed after step {step} of {last}" + (": nothing is left to do" if done else ""))
+        step = (context.layout, self.optimizer, self.precision, context.device, config.seed, config.cuda_graphs)
+        self.train_step = TrainStep(trained, *step)
+        self.logger = None
+        if self.is_first:
+            write_config(run, self.record)
+            self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, config.tensorboard)
+            if self.step:
+                done = self.step > self.last_step or (self.step == self.last_step and self.saved[1])
+                done = done or (self.step == self.last_step and not self.val_loader)
+                ending = ": nothing is left to do" if done else ""
+                print(f"Resumed after step {self.step} of {self.last_step}{ending}")
+        # Only now: it clears away what a killed run left half-written
+        self.writer = checkpoint.Writer(run, self.is_first, config.keep)
+        self.profiler = stack.enter_context(Profiler(config.profile, run)) if self.is_first else None
+        images = (self.last_step - self.step) * config.batch_size
+        self.progress = stack.enter_context(Progress("train", images, lines=False, quiet=not self.is_first))
 
-        clock = metrics.Clock(context.device)
-        writer = checkpoint.Writer(out, first, config["keep"])
-        tracer = held.enter_context(Tracer(config["profile"], out)) if first else None
-        left = (last - step) * config["batch_size"]
-        progress = held.enter_context(Progress("train", left, lines=False, quiet=not first))
-        loss, batches, saved = None, None, step
-        stops = False
-        # A turn begins between two steps, where all but the update is done
-        while step <= last:
-            evaluated = best = False
-            if val and not stops and step not in errors and is_evaluated(step, last, loader.batches, config):
-                with clock.paused():
-                    views = [(1, val)]
-                    if step == last and config["final_crops"] == 10:
-                        tens = {**shared, "batch_size": fewer(config["batch_size"], context)}
-                        views.append((10, Loader(dataset, "val", "ten", **tens)))
-                    results = [
-                        (crops, evaluate(model, view, preprocess, context, precision, stops=stop.agreed))
-                        for crops, view in views
-                    ]
-                    # One that was broken off is made by the run that goes on from here
-                    stops = any(result is None for _, result in results)
-                    if not stops:
-                        evaluated, error = True, results[0][1]["top1_error"]
-                        best = error < min(errors.values(), default=math.inf)
-                        errors[step] = error
-                        if first:
-                            record(logger, progress, step, last, (step - 1) // loader.batches, results)
-            # After the evaluation, so that a resumed run need not repeat it
-            saves = best or stops or step == last or step % config["checkpoint_every"] == 0
-            if saves and (evaluated or step != saved):
-                with clock.paused():
-                    check_finite(loss, step, loader, optimizer, out)
-                    told = {"config": config, "errors": list(errors.items()), "precision": precision.state()}
-                    writer.save(step, model, optimizer, told, best)
-                    saved = step
-            if stops or step == last:
-                break
+    def _loader(self, split: str, view: str, batch_size: int) -> Loader:
+        return Loader(
+            self.dataset,
+            split,
+            view,
+            stats=self.stats,
+            batch_size=batch_size,
+            seed=self.config.seed,
+            lighting=self.config.lighting,
+            max_bad=self.config.max_bad,
+            **{**self.context.loading, **self.settings._asdict()},
+        )
 
-            if batches is None or step % loader.batches == 0:
-                context.share_bad_samples(loader)
-                batches = clock.waiting(loader.epoch(step // loader.batches, start=step % loader.batches))
-            images, labels = context.gather_batch(next(batches), preprocess)
-            rate = rate_at(step, loader.batches, config, list(errors.values()))
-            before = loss
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["lr_scale"]
-            loss = update(images, labels, step)
-            # Of the step before: a GPU has one to work on while this waits
-            check_finite(before, step, loader, optimizer, out)
-            writer.check()
-            step += 1
-            clock.images += config["batch_size"]
-            progress.advance(config["batch_size"])
-            if tracer:
-                tracer.made(step)
-            if step % config["log_every"] == 0 or step in (1, last):
-                value = context.layout.replicas.sum(loss.clone()).item()  # waits for the device, then comes the clock
-                if first:
-                    line = {"kind": "train", "step": step, "epoch": (step - 1) // loader.batches}
-                    line |= {"loss": value, "lr": rate, **clock.look()}
-                    logger.add(line)
-                    report(progress, line, last, errors)
-            stops = stop.agreed()
-        writer.wait()
-        if stops:
-            context.barrier()  # or a process that is done first would have the others ended
-            if first:
-                progress.say(f"stopped after step {step} of {last} as asked: --resume auto continues")
-    if stops:
-        raise Stopped
+    def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.batches is None or self.step % self.steps_per_epoch == 0:
+            self.context.share_bad_samples(self.loader)
+            epoch, start = divmod(self.step, self.steps_per_epoch)
+            self.batches = self.timer.waiting(self.loader.epoch(epoch, start=start))
+        return self.context.gather_batch(next(self.batches), self.preprocess)
 
+    def _evaluate(self, loader: Loader) -> dict[str, Any] | None:
+        return evaluate(self.model, loader, self.preprocess, self.context, self.precision, stops=self.preemption.agreed)
 
-def is_evaluated(step: int, last: int, batches: int, config: dict) -> bool:
-    """Whether an evaluation follows a step: the last one, and the end of each `eval_every`-th epoch."""
-    return step == last or (step > 0 and step % (batches * config["eval_every"]) == 0)
+    @property
+    def _epoch(self) -> int:
+        """The epoch of the last step, from 0."""
+        return (self.step - 1) // self.steps_per_epoch
 
+    def _is_best(self) -> bool:
+        """Whether the last step's validation error is lower than all before."""
+        before = [error for step, error in self.errors.items() if step != self.step]
+        return self.errors.get(self.step, math.inf) < min(before, default=math.inf)
 
-def optimizer_of(recipe: str, model: AlexNet, lr: float) -> PaperSGD:
-    """The optimizer of a `--recipe`."""
-    variant, biases = model.variant, {name: p for name, p in model.named_parameters() if name.endswith("bias")}
-    decay = {} if variant.bias_decay else {"weight_decay": 0.0}
-    groups = [
-        {"params": [p for name, p in model.named_parameters() if name not in biases]},
-        {"params": list(biases.values()), "lr_scale": variant.bias_rate, **decay},
-    ]
-    if recipe == "paper":
-        return PaperSGD(groups, lr)
-    shard_group = {parameter: model.shard_group(name) for name, parameter in model.named_parameters()}
-    return LARS(groups, lr, lambda parameter, squares: shard_group[parameter].sum(squares))
+    def _show_step(self, line: dict[str, Any]) -> None:
+        """A step on the console: in the bar on a terminal, otherwise a line of its own."""
+        text = f"loss {line['loss']:.4f} lr {line['lr']:g} {line['img_per_s']:.0f} img/s"
+        text += f" data wait {line['data_wait']:.0%}"
+        validated = f" val top-1 {list(self.errors.values())[-1]:.1%}" if self.errors else ""
+        self.progress.note(text + validated, f"step {self.step}/{self.last_step} epoch {self._epoch} {text}")
 
-
-def rate_at(step: int, batches: int, config: dict, errors: Sequence[float]) -> float:
-    """The learning rate of the update after `step` of them, `batches` of which are an epoch."""
-    rate = learning_rate(config["lr"], step // batches, config["lr_steps"], errors, config["patience"])
-    return rate if config["recipe"] == "paper" else large_batch_rate(rate, config["batch_size"], step / batches)
-
-
-def fewer(batch_size: int, context: RankContext) -> int:
-    """A batch of so many fewer images that ten crops of each are about as many."""
-    return -(-batch_size // 10 // context.world_size) * context.world_size
-
-
-def record(logger: metrics.MetricsLogger, progress: Progress, step: int, last: int, epoch: int, results: list) -> None:
-    """An evaluation's lines, one for each (crops, result), for machine and man."""
-    for crops, result in results:
-        logger.add({"kind": "eval", "step": step, "epoch": epoch, "crops": crops, **result})
-        progress.say(
-            f"step {step}/{last} epoch {epoch} val error{' of ten crops' * (crops > 1)}: "
+    def _show_evaluation(self, crops: int, result: dict[str, Any]) -> None:
+        """An evaluation in the log and on the console."""
+        assert self.logger
+        self.logger.add({"kind": "eval", "step": self.step, "epoch": self._epoch, "crops": crops, **result})
+        self.progress.say(
+            f"step {self.step}/{self.last_step} epoch {self._epoch} val error{' of ten crops' * (crops > 1)}: "
             f"top-1 {result['top1_error']:.1%}, top-5 {result['top5_error']:.1%} of {result['samples']}"
         )
 
-
-def report(progress: Progress, line: dict, last: int, errors: dict[int, float]) -> None:
-    """A step's line for man: in the bar on a terminal, else of its own."""
-    told = f"loss {line['loss']:.4f} lr {line['lr']:g} {line['img_per_s']:.0f} img/s data wait {line['data_wait']:.0%}"
-    validated = f" val top-1 {list(errors.values())[-1]:.1%}" if errors else ""
-    progress.note(told + validated, f"step {line['step']}/{last} epoch {line['epoch']} {told}")
-
-
-def check_finite(loss: torch.Tensor | None, step: int, loader: Loader, optimizer: PaperSGD, out: Path) -> None:
-    """Raises InputError, with the images and the checkpoint to go back to, when the loss of `step` is no number."""
-    if loss is None or math.isfinite(value := loss.item()):
-        return
-    keys = loader.keys(*divmod(step - 1, loader.batches))
-    named = ", ".join(keys[:8])
-    if len(keys) > 8:
-        listed = out / f"not-finite-{step:08d}.txt"
-        listed.write_text("".join(f"{key}\n" for key in keys))
-        named += f" and {len(keys) - 8} more, see {listed}"
-    rate = optimizer.param_groups[0]["lr"]
-    remedy = f"lower --lr (now {rate:g}); {checkpoint.last_good(out)}"
-    raise InputError(f"the loss is {value} at step {step}, of the images {named}: {remedy}")
-
-
-class Tracer:
-    """Traces the steps of `--profile` with torch.profiler into `trace-FIRST-LAST.json`, for chrome://tracing; a context
-    manager, whose end writes what there is of a run that ended before LAST."""
-
-    def __init__(self, steps: tuple[int, int] | None, out: Path):
-        self.steps, self.out, self.profiler = steps, out, None
-
-    def __enter__(self) -> "Tracer":
-        self.made(0)
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.profiler:
-            self.profiler.stop()
-            self.profiler.export_chrome_trace(str(self.out / f"trace-{self.steps[0]}-{self.steps[1]}.json"))
-            self.profiler = None
-
-    def made(self, step: int) -> None:
-        """So many steps are done."""
-        if self.steps and step == self.steps[0] - 1:
-            self.profiler = torch.profiler.profile()
-            self.profiler.start()
-        if self.steps and step == self.steps[1]:
-            self.__exit__()
+    def _check_finite(self, loss: torch.Tensor | None) -> None:
+        """Raises InputError, with the images and the checkpoint to return to, when the loss of step `step` is NaN or
+        infinite."""
+        if loss is None or math.isfinite(value := loss.item()):
+            return
+        keys = self.loader.keys(*divmod(self.step - 1, self.steps_per_epoch))
+        named = ", ".join(keys[:NAMED])
+        if len(keys) > NAMED:
+            path = self.config.out / f"not-finite-{self.step:08d}.txt"
+            path.write_text("".join(f"{key}\n" for key in keys))
+            named += f" and {len(keys) - NAMED} more, see {path}"
+        remedy = f"lower --lr (now {self.optimizer.param_groups[0]['lr']:g}); {checkpoint.last_good(self.config.out)}"
+        raise InputError(f"the loss is {value} at step {self.step}, on the images {named}: {remedy}")

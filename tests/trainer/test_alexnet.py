@@ -7,7 +7,7 @@ from shards.errors import InputError
 from trainer.alexnet import POSITIVE_BIASES, VARIANTS, AlexNet, Variant
 from trainer.lrn import local_response_norm
 from trainer.model_parallel import Layout, Replicas, ShardGroup
-from trainer.train import optimizer_of
+from trainer.optimizer import build_optimizer
 
 # weights per kernel x kernels + biases; grouped layers read one tower's half
 PARAMETERS = {
@@ -144,7 +144,7 @@ def test_the_release_trains_biases_at_twice_the_rate_and_without_decay():
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    optimizer = optimizer_of("paper", model, lr=0.1)
+    optimizer = build_optimizer("paper", model, lr=0.1)
     for group in optimizer.param_groups:
         group["lr"] = 0.1 * group["lr_scale"]
     optimizer.step()

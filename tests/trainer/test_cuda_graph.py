@@ -10,8 +10,8 @@ from trainer import cuda_graph
 from trainer.alexnet import AlexNet
 from trainer.cuda_graph import GraphedStep, check_cuda_graphs
 from trainer.model_parallel import whole
+from trainer.optimizer import build_optimizer
 from trainer.precision import Precision
-from trainer.train import optimizer_of
 from trainer.train_step import TrainStep
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def updates(device, cuda_graphs, precision="fp32", recipe="paper", count=5):
     model = AlexNet(10, width=0.1)
     model.initialize(seed=1)
     model.to(device)
-    optimizer, how = optimizer_of(recipe, model, lr=0.01), Precision(precision, device)
+    optimizer, how = build_optimizer(recipe, model, lr=0.01), Precision(precision, device)
     update, data = TrainStep(model, whole(), optimizer, how, device, 5, cuda_graphs), torch.Generator().manual_seed(2)
     losses = []
     for step in range(count):

@@ -1,5 +1,7 @@
 """The paper's update rule and schedule (section 5), by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,12 @@ from shards.convert import write_dataset
 from shards.dataset import Dataset
 from shards.synthetic import render_folders
 from trainer.alexnet import AlexNet
+from trainer.config import TrainConfig
 from trainer.launch import layout_of, leave_group
 from trainer.model_parallel import whole
-from trainer.optimizer import LARS, PaperSGD
+from trainer.optimizer import LARS, PaperSGD, build_optimizer
 from trainer.precision import Precision
-from trainer.schedule import large_batch_rate, learning_rate, plateaus
-from trainer.train import optimizer_of, rate_at
+from trainer.schedule import large_batch_rate, learning_rate, lr_at, plateaus
 from trainer.train_step import TrainStep
 
 
@@ -103,7 +105,7 @@ def lars_step(layout):
     """The unsharded weights after one LARS step of a narrow model whose gradients are random numbers."""
     model = AlexNet(3, width=0.05, layout=layout).double()
     model.initialize(seed=0)
-    optimizer, rng = optimizer_of("large-batch", model, lr=1.0), torch.Generator().manual_seed(1)
+    optimizer, rng = build_optimizer("large-batch", model, lr=1.0), torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         whole = torch.randn(model.unsharded_state_dict()[name].shape, generator=rng, dtype=torch.float64)
         # Far more in one half than in the other: a half's norm is not its share of the whole's
@@ -149,15 +151,15 @@ def last_loss(crops, recipe, batch_size, lr, epochs=20):
     """The mean training loss of the last three epochs of a narrow model."""
     (images, labels), model = crops, AlexNet(4, width=0.1)
     model.initialize(seed=0)
-    optimizer, precision = optimizer_of(recipe, model, lr), Precision("fp32", torch.device("cpu"))
-    config = {"recipe": recipe, "batch_size": batch_size, "lr": lr, "lr_steps": (), "patience": 5}
+    optimizer, precision = build_optimizer(recipe, model, lr), Precision("fp32", torch.device("cpu"))
+    config = TrainConfig("data", Path("run"), recipe=recipe, batch_size=batch_size, lr=lr, lr_steps=())
     update = TrainStep(model, whole(), optimizer, precision, torch.device("cpu"), seed=0)
     batches, losses = len(images) // batch_size, []
     for step in range(epochs * batches):
         epoch, number = divmod(step, batches)
         chosen = np.random.default_rng(epoch).permutation(len(images))[number * batch_size : (number + 1) * batch_size]
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, batches, config, []) * group["lr_scale"]
+            group["lr"] = lr_at(step, batches, config, []) * group["lr_scale"]
         losses.append(update(images[chosen], labels[chosen], step).item())
     return np.mean(losses[-3 * batches :])
 
@@ -167,7 +169,7 @@ def test_eight_times_the_batch_comes_to_the_same_loss_in_as_many_epochs(crops, m
     # All of it an eighth of the paper's size: 16 images instead of 128, and 128 instead of 1024. Each recipe has the
     # best --lr of three. Measured for three orders: the large batch's loss is 0.82, 0.91 and 1.04 of the small one's;
     # by the paper's rule, at a rate in proportion, 2.0 and 3.1
-    monkeypatch.setattr("trainer.optimizer.PAPERS_BATCH", 16)
+    monkeypatch.setattr("trainer.schedule.PAPERS_BATCH", 16)
     small = last_loss(crops, "paper", 16, 0.003)
     assert small < 0.6
     assert last_loss(crops, "large-batch", 128, 0.01) < 1.4 * small

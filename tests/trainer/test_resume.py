@@ -24,12 +24,13 @@ from shards.synthetic import render_folders
 from tests.conftest import PROJECT
 from trainer import checkpoint, metrics
 from trainer import train as training
+from trainer.config import TrainConfig
 from trainer.preemption import EXIT_PREEMPTED, SIGNALS, Stopped
 from trainer.train_step import TrainStep
 
 STEPS = 20  # two epochs of 8 and a half
 RUN = {"device": "cpu", "width": 0.05, "batch_size": 4, "lr": 0.001, "steps": STEPS}
-RUN |= {"log_every": 3, "checkpoint_every": 5, "final_crops": 10, "resume": True}
+RUN |= {"log_every": 3, "checkpoint_every": 5, "final_crops": 10, "resume": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,13 @@ def data(tmp_path_factory):
 
 def run(data, out, **more):
     """Trains in this process."""
-    training.train(data, out, **{**RUN, **more})
+    training.train(TrainConfig(data, out, **{**RUN, **more}))
 
 
 def start(data, out, **more):
     """Trains as the command in a process of its own."""
     words = [sys.executable, PROJECT / "cli.py", "train", "--data", data, "--out", out]
-    for name, value in {**RUN, "resume": "auto", "log_every": 1, **more}.items():
+    for name, value in {**RUN, "log_every": 1, **more}.items():
         words += ["--" + name.replace("_", "-"), value]
     return subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -250,7 +251,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_images_and_checkpoint(d
     with pytest.raises(InputError) as raised:
         run(data, tmp_path / "run", batch_size=10, checkpoint_every=3)
     told = str(raised.value)
-    assert f"the loss is nan at step {at}, of the images train-00000" in told and "lower --lr (now 0.001)" in told
+    assert f"the loss is nan at step {at}, on the images train-00000" in told and "lower --lr (now 0.001)" in told
     assert "the last good checkpoint is" in told and "checkpoint-00000006.safetensors" in told
     listed = re.search(r"and 2 more, see (\S+): ", told).group(1)
     assert len(Path(listed).read_text().splitlines()) == 10
@@ -272,7 +273,7 @@ def test_a_full_disk_is_told_at_the_next_step(data, tmp_path, monkeypatch):
         raise InputError(f"cannot write {path}: No space left on device; make room, or choose another folder")
 
     monkeypatch.setattr(checkpoint, "write", full)
-    monkeypatch.setattr(training, "rate_at", lambda *_: time.sleep(0.05) or 0.001)  # the thread has time to fail
+    monkeypatch.setattr(training, "lr_at", lambda *_: time.sleep(0.05) or 0.001)  # the thread has time to fail
     with pytest.raises(InputError, match=r"checkpoint-00000005.*No space left.*there is no checkpoint before it"):
         run(data, tmp_path / "run")
     assert written == [5]

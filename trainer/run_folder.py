@@ -1,0 +1,53 @@
+"""A run's folder: its `config.json`, and whether it may take the run that is asked for."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shards.atomic import atomic_write
+from shards.errors import InputError
+from trainer import checkpoint
+from trainer.config import TrainConfig
+
+CONFIG = "config.json"
+
+
+def write_config(run: Path, record: Mapping[str, Any]) -> None:
+    with atomic_write(run / CONFIG) as file:
+        file.write(json.dumps(record, indent=1).encode())
+
+
+def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> None:
+    """Raises InputError unless `config.out` can take this run: it is free, or holds the same one and that is to be
+    resumed. Args: fingerprint: the data set's."""
+    path = config.out / CONFIG
+    if path.exists():
+        if not resume:
+            raise InputError(
+                f"{config.out} holds a run already: continue it with --resume auto, or choose another --out"
+            )
+        if differing := _differences(path, config, fingerprint):
+            raise InputError(f"{config.out} holds a run that differs ({'; '.join(differing)}): choose another --out")
+    elif checkpoint.all_of(config.out):
+        raise InputError(f"{config.out} holds checkpoints of a run but not its {CONFIG}: choose another --out")
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+        # A nameless file: processes of several machines may be trying the same folder
+        with tempfile.TemporaryFile(dir=config.out):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {config.out} cannot be written: {error.strerror}") from None
+
+
+def _differences(path: Path, config: TrainConfig, fingerprint: str) -> list[str]:
+    """In what a recorded run differs from the one asked for, of the things in which it must not."""
+    try:
+        record = json.loads(path.read_text())
+        before = TrainConfig.from_recorded(record, config.out).recorded()
+        was = {"dataset": record["dataset"], **{name: before[name] for name in config.must_agree}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a run's configuration ({error!r}): choose another --out") from None
+    now = {"dataset": fingerprint, **{name: config.recorded()[name] for name in config.must_agree}}
+    return [f"{name} was {was[name]}, now {now[name]}" for name in was if was[name] != now[name]]
