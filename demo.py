@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ WIDTH = 0.25
 BATCH_SIZE = 32
 
 
-def run(out: Path, short: bool, device: str) -> dict:
+def run(out: Path, short: bool, device: str) -> dict[str, Any]:
     """Renders, shards, trains and reports under `out`; returns the last evaluation's line.
 
     The run is not the paper's, and says so: a quarter of the kernels, smaller batches and a short schedule.

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config import tomllib
+
 PROJECT = Path(__file__).parents[1]
 # What each room may import; data flows one way, and nothing imports upwards
 MAY_IMPORT = {
@@ -54,6 +56,12 @@ def test_every_python_file_lies_in_a_room():
     known = {path.relative_to(PROJECT).parts[0].removesuffix(".py") for path in MODULES.values()}
     found = {path.stem for path in PROJECT.glob("*.py")} | {path.parent.name for path in PROJECT.glob("*/__init__.py")}
     assert found - {"tests"} == known
+
+
+def test_every_room_is_installed():
+    tool = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {module_of(path) for path in MODULES.values() if path.name == "__init__.py"}
+    assert set(tool["packages"]) == packages and set(tool["py-modules"]) == {path.stem for path in PROJECT.glob("*.py")}
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
@@ -114,9 +122,9 @@ def test_nothing_is_patched_from_outside(room):
     for path in files(room):
         text = path.read_text()
         assert "sys.path" not in text and "__dict__" not in text, path
+        imported = {name.rpartition(".")[2] for name, _ in imports(path) if name in MODULES}
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Assign):
-                imported = {name.rpartition(".")[2] for name, _ in imports(path) if name in MODULES}
                 targets = [target for target in node.targets if isinstance(target, ast.Attribute)]
                 patched = [t for t in targets if isinstance(t.value, ast.Name) and t.value.id in imported]
                 assert not patched, f"{path}:{node.lineno}: {ast.unparse(node)}"

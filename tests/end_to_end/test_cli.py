@@ -253,11 +253,6 @@ def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path,
     assert "is no readable checkpoint" in done.stderr and not (tmp_path / "owned").exists()
 
 
-def test_help_says_units_and_defaults(run_cli):
-    told = " ".join(run_cli("train", "--help").stdout.split())
-    assert "default: 128" in told and "[default: 90, as in the paper]" in told
-
-
 @pytest.mark.long
 def test_the_demo_learns(tmp_path, run_cli):
     out = tmp_path / "demo"

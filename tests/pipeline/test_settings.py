@@ -1,6 +1,5 @@
 """How DALI is to run: what the command line chooses, then what was tuned, then the defaults."""
 
-
 import pytest
 
 from pipeline.settings import Settings, read_tuned, settings, tuning_key, write_tuned
