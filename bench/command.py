@@ -9,9 +9,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench import limits, loaders, scaling
+from bench import limits, scaling
 from bench.config import BenchConfig
 from bench.harness.datasets import read_jpegs, write_images
+from bench.loaders.base import write_image_set
+from bench.loaders.compare import ROUNDS, compare_loaders, comparison_table
 from bench.report import page
 from bench.schema import Report
 from bench.stages import measure_rank
@@ -46,9 +48,9 @@ def run(config: BenchConfig) -> None:
             return  # torchrun started this process, and the first rank's reports
         print(table(report), flush=True)
         if config.with_peers:
-            images = loaders.images_of(Dataset.load(data), folder)
-            report["peers"] = loaders.compare(images, config.batch_size, config.seconds, loaders.ROUNDS)
-            print(loaders.table(report["peers"]), flush=True)
+            images = write_image_set(Dataset.load(data), folder)
+            report["peers"] = compare_loaders(images, config.batch_size, config.seconds, ROUNDS)
+            print(comparison_table(report["peers"]), flush=True)
         if config.with_scaling:
             report["scaling"] = scaling.measure(config, data, folder)
             print(scaling.table(report["scaling"]))

@@ -1,4 +1,4 @@
-"""Other loaders beside ours: the same work is checked, and whoever is not there or does other work has no figure."""
+"""Other loaders beside ours: they do the same work, and one that is missing or does other work has no figure."""
 
 import json
 import os
@@ -8,79 +8,83 @@ import numpy as np
 import pytest
 import torch
 
-from bench import loaders
-from bench.loaders import OURS, PEERS, Peer, Round
+from bench.loaders import ours
+from bench.loaders.base import LoaderSpec, write_image_set
+from bench.loaders.compare import Turn, compare_loaders, comparison_table, pixel_difference, pixel_statistics
+from bench.loaders.ours import OURS
+from bench.loaders.registry import OTHERS
 from shards.dataset import Dataset
 
 
 @pytest.fixture(scope="module")
-def images(data, tmp_path_factory):
-    return loaders.images_of(Dataset.load(data), tmp_path_factory.mktemp("peers"))
+def image_set(data, tmp_path_factory):
+    return write_image_set(Dataset.load(data), tmp_path_factory.mktemp("loaders"))
 
 
-def short(images, *rivals):
-    return {one["name"]: one for one in loaders.compare(images, 16, 0.05, 1, rivals)}
+def compared(image_set, *others):
+    """A short comparison, by the loaders' names."""
+    return {loader["name"]: loader for loader in compare_loaders(image_set, 16, 0.05, 1, others)}
 
 
-# Loaders that go wrong, each in its way; at the top level, for they go to another process
+# Loaders that go wrong, each in its way; at the top level, because they are pickled for another process
 
 
-def brighter(images, batch, workers):
-    return (one.clamp(max=245) + 10 for one in loaders.ours(images, batch, workers))
+def brighter(images, batch_size, workers):
+    return (batch.clamp(max=245) + 10 for batch in ours.batches(images, batch_size, workers))
 
 
-def floats(images, batch, workers):
-    return (one.float() for one in loaders.ours(images, batch, workers))
+def floats(images, batch_size, workers):
+    return (batch.float() for batch in ours.batches(images, batch_size, workers))
 
 
-def crash(images, batch, workers):
-    print("first words\nlast words", file=sys.stderr, flush=True)
+def crash(images, batch_size, workers):
+    print("first line\nlast line", file=sys.stderr, flush=True)
     os._exit(7)
 
 
-def test_a_peer_has_its_ratio_and_whoever_is_missing_crashes_or_does_other_work_a_reason_and_no_figure(images):
-    told = short(
-        images,
-        Peer("the same", "webdataset", ("webdataset",), loaders.ours),
-        Peer("missing", "none", ("no_such_module",), crash),
-        Peer("crashing", "none", (), crash),
-        Peer("brighter", "none", (), brighter),
-        Peer("floats", "none", (), floats),
+def test_a_loader_has_its_ratio_and_one_that_is_missing_crashes_or_does_other_work_a_reason_and_no_figure(image_set):
+    figures = compared(
+        image_set,
+        LoaderSpec("the same", "webdataset", ("webdataset",), ours.batches),
+        LoaderSpec("missing", "none", ("no_such_module",), crash),
+        LoaderSpec("crashing", "none", (), crash),
+        LoaderSpec("brighter", "none", (), brighter),
+        LoaderSpec("floats", "none", (), floats),
     )
-    own, same = told[OURS.name], told["the same"]
-    assert next(iter(told)) == OURS.name and same["version"]
+    own, same = figures[OURS.name], figures["the same"]
+    assert next(iter(figures)) == OURS.name and same["version"]
     assert same["ratio"] == pytest.approx(own["img_per_s"] / same["img_per_s"])
-    assert told["missing"] == {
+    assert figures["missing"] == {
         "name": "missing",
         "absent": "no_such_module cannot be imported: No module named 'no_such_module'",
     }
-    assert told["crashing"]["absent"] == "its process ended with 7: last words"
-    assert told["brighter"]["absent"].startswith("does other work: the mean of its pixels is")
-    assert "and should be N x 224 x 224 x 3 uint8" in told["floats"]["absent"]
-    assert loaders.table(list(told.values())).count("absent: ") == 4
+    assert figures["crashing"]["absent"] == "its process ended with 7: last line"
+    assert figures["brighter"]["absent"].startswith("does other work: the mean of its pixels is")
+    assert "and should be N x 224 x 224 x 3 uint8" in figures["floats"]["absent"]
+    assert comparison_table(list(figures.values())).count("absent: ") == 4
 
 
-def test_levels_are_each_colors_mean_and_spread_in_either_layout():
+def test_pixel_statistics_are_each_colors_mean_and_spread_in_either_memory_layout():
     rng = np.random.default_rng(0)
     batch = torch.from_numpy(rng.integers(0, 256, (4, 224, 224, 3), np.uint8))
-    mean, spread = loaders.levels([batch[:2], batch[2:].movedim(-1, 1)])
+    mean, spread = pixel_statistics([batch[:2], batch[2:].movedim(-1, 1)])
     assert np.allclose(mean, batch.numpy().mean((0, 1, 2))) and np.allclose(spread, batch.numpy().std((0, 1, 2)))
 
 
-def test_a_difference_beyond_the_tolerance_is_told():
-    own = Round(1.0, np.array([100.0, 100, 100]), np.array([60.0, 60, 60]))
-    assert loaders.differing(own, own) is None
-    assert "the spread of its pixels" in loaders.differing(own._replace(spread=np.array([60.0, 60, 63])), own)
+def test_a_difference_beyond_the_tolerance_is_described():
+    own = Turn(1.0, np.array([100.0, 100, 100]), np.array([60.0, 60, 60]))
+    assert pixel_difference(own, own) is None
+    assert "the spread of its pixels" in pixel_difference(own._replace(spread=np.array([60.0, 60, 63])), own)
 
 
 @pytest.mark.long
-def test_the_command_lists_every_peer_by_name_and_those_installed_do_the_same_work(data, tmp_path, run_cli):
+def test_the_command_lists_every_loader_by_name_and_those_installed_do_the_same_work(data, tmp_path, run_cli):
     out = tmp_path / "bench.json"
-    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.05, "--device", "cpu", "--json", out, "--peers"]
-    told = run_cli("throughput-bench", "--data", data, *words).stdout
+    options = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.05, "--device", "cpu", "--json", out, "--peers"]
+    printed = run_cli("throughput-bench", "--data", data, *options).stdout
     listed = {one["name"]: one for one in json.loads(out.read_text())["peers"]}
-    assert list(listed) == [OURS.name, *(peer.name for peer in PEERS)]
-    assert all(("img_per_s" in one) != ("absent" in one) and name in told for name, one in listed.items())
+    assert list(listed) == [OURS.name, *(loader.name for loader in OTHERS)]
+    assert all(("img_per_s" in one) != ("absent" in one) and name in printed for name, one in listed.items())
     assert listed[OURS.name]["ratio"] == 1
     for name in ("torch DataLoader + Pillow", "webdataset + Pillow", "webdataset + simplejpeg"):
         one = listed[name]
