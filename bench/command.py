@@ -67,6 +67,19 @@ def check(config: BenchConfig) -> None:
     for option, path in (("--json", config.json_path), ("--report", config.report_path)):
         if path and not path.absolute().parent.is_dir():
             raise InputError(f"{option} {path}: there is no such folder; make it first")
+    if config.tune:
+        ineffective = {
+            "--json": config.json_path,
+            "--report": config.report_path,
+            "--peers": config.with_peers,
+            "--scaling": config.with_scaling,
+            "--cold": config.cold,
+        }
+        for option in (option for option, given in ineffective.items() if given):
+            raise InputError(
+                f"{option} has no effect with --tune, which finds DALI's settings and measures nothing else: leave one "
+                "of the two out"
+            )
     if config.with_scaling and "TORCHELASTIC_RUN_ID" in os.environ:
         raise InputError("--scaling starts groups of ranks itself: leave torchrun out, or --scaling")
     if config.with_scaling and config.model.cuda_graphs:

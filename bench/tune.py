@@ -3,11 +3,13 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from bench.harness.turns import interleaved
 from pipeline.loader import Loader
 from pipeline.settings import Settings, tuning_key, write_tuned
 from pipeline.stats import Stats
@@ -81,10 +83,7 @@ def find_fastest(
     for name, values in candidates(cores, gpu).items():
         current = getattr(best, name)
         trials = {value: best._replace(**{name: value}) for value in dict.fromkeys((current, *values))}
-        rates: dict[Any, list[float]] = {value: [] for value in trials}
-        for _ in range(ROUNDS):
-            for value, trial in trials.items():
-                rates[value].append(rate(trial))
+        rates = interleaved({value: partial(rate, trial) for value, trial in trials.items()}, ROUNDS)
         medians = {value: statistics.median(measured) for value, measured in rates.items()}
         fastest = max(medians, key=lambda value: medians[value])
         if medians[fastest] > GAIN * medians[current]:

@@ -1,4 +1,4 @@
-"""The page of throughput-bench's figures: whole by itself, and in a real browser on a phone and in the dark."""
+"""The page of throughput-bench's figures needs nothing else, and fits a phone and the dark in a real browser."""
 
 import json
 import re
@@ -7,12 +7,7 @@ import subprocess
 
 import pytest
 
-from bench import command, rank_setup, scaling
-from bench.config import BenchConfig
-from bench.harness.datasets import stream
-from bench.harness.model_step import ModelOptions
 from bench.report import page
-from shards.errors import InputError
 
 CHROMIUM = shutil.which("chromium")
 
@@ -102,45 +97,3 @@ def browse(path, tmp_path, dark):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.mark.long
-def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
-    used = []
-
-    def noted(of, **options):
-        used.append((options["threads"], options["prefetch"]))
-        return stream(of, **options)
-
-    monkeypatch.setattr(rank_setup, "stream", noted)
-    chosen = {"threads": None, "prefetch": 3, "affinity": None, "decode_on": None, "hw_decoder_load": None}
-    model = ModelOptions(width=0.05)
-    config = BenchConfig(data, 4, model, device="cpu", decoding=chosen, seconds=0.1, with_scaling=True)
-    axes = scaling.measure(config, data, tmp_path)
-    assert {prefetch for _, prefetch in used} == {3} and used[0][0] == 1  # as chosen, but for what is changed
-    assert [axis["axis"] for axis in axes] == ["threads", "ranks", "batch", "pictures"]
-    points = {axis["axis"]: [point["x"] for point in axis["points"]] for axis in axes}
-    assert points["threads"][0] == 1 and points["ranks"][0] == 1 and points["batch"] == [1, 2, 4]
-    assert points["pictures"] == ["256", "384", "512", "originals"]
-    assert all(point["img_per_s"] > 0 for axis in axes for point in axis["points"])
-    assert scaling.table(axes).count("img/s by") == 4
-
-
-def test_a_report_lands_where_it_was_asked_for(data, tmp_path, run_cli):
-    out = tmp_path / "page.html"
-    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.05, "--device", "cpu"]
-    run_cli("throughput-bench", "--data", data, "--report", out, *words)
-    assert "What bounds training" in out.read_text()
-    done = run_cli("throughput-bench", "--report", tmp_path / "none" / "page.html", check=False)
-    assert done.returncode and "--report" in done.stderr and "there is no such folder" in done.stderr
-
-
-def test_torchrun_is_told_at_once_that_scaling_starts_ranks_itself(data, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it has begun to measure"))
-    with pytest.raises(InputError, match="leave torchrun out"):
-        command.run(BenchConfig(data, with_scaling=True))
-
-
-def test_powers():
-    assert [scaling.powers(most) for most in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2], [1, 2, 4, 8]]

@@ -1,0 +1,39 @@
+"""Two runs side by side: a difference beyond the spread is told from noise, and a file that is not a run's is named."""
+
+import json
+import re
+
+import pytest
+
+from bench.compare import compare
+from shards.errors import InputError
+
+
+def report_file(path, **rates):
+    stages = [{"name": name, "img_per_s": rate, "p10": 0.9 * rate, "p90": 1.1 * rate} for name, rate in rates.items()]
+    report = {"schema": 3, "stages": stages, "bottleneck": "model", "data": {"name": path.stem}, "width": 1.0}
+    path.write_text(json.dumps(report))
+    return path
+
+
+def test_compare_tells_a_difference_from_noise(tmp_path, run_cli):
+    one = report_file(tmp_path / "one.json", read=100, model=50, train=40)
+    two = report_file(tmp_path / "two.json", read=110, model=100)
+    text = run_cli("throughput-bench", "--compare", one, two).stdout
+    assert re.search(r"read +100 +110 +1.10 +no", text) and re.search(r"model +50 +100 +2.00 +yes", text)
+    assert "train" not in text and "data: {'name': 'one'} in A, {'name': 'two'} in B" in text
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ("{", "does not hold a run's figures"),
+        ('{"schema": 1, "stages": []}', "is of schema 1, and this version's is 3: measure again"),
+        ('{"schema": 3, "stages": [{}]}', "does not hold a run's figures"),
+    ],
+)
+def test_a_file_that_cannot_be_compared_is_named(tmp_path, content, complaint):
+    path = tmp_path / "broken.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=complaint):
+        compare(path, path)

@@ -1,0 +1,34 @@
+"""Scaling measures the speed along every axis: threads, ranks, batch, and how images are stored."""
+
+import pytest
+
+from bench import rank_setup, scaling
+from bench.config import BenchConfig
+from bench.harness.datasets import stream
+from bench.harness.model_step import ModelOptions
+
+
+@pytest.mark.long
+def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
+    used = []
+
+    def noted(of, **options):
+        used.append((options["threads"], options["prefetch"]))
+        return stream(of, **options)
+
+    monkeypatch.setattr(rank_setup, "stream", noted)
+    chosen = {"threads": None, "prefetch": 3, "affinity": None, "decode_on": None, "hw_decoder_load": None}
+    model = ModelOptions(width=0.05)
+    config = BenchConfig(data, 4, model, device="cpu", decoding=chosen, seconds=0.1, with_scaling=True)
+    axes = scaling.measure(config, data, tmp_path)
+    assert {prefetch for _, prefetch in used} == {3} and used[0][0] == 1  # as chosen, but for what is changed
+    assert [axis["axis"] for axis in axes] == ["threads", "ranks", "batch", "pictures"]
+    points = {axis["axis"]: [point["x"] for point in axis["points"]] for axis in axes}
+    assert points["threads"][0] == 1 and points["ranks"][0] == 1 and points["batch"] == [1, 2, 4]
+    assert points["pictures"] == ["256", "384", "512", "originals"]
+    assert all(point["img_per_s"] > 0 for axis in axes for point in axis["points"])
+    assert scaling.table(axes).count("img/s by") == 4
+
+
+def test_powers_of_two_end_at_the_most():
+    assert [scaling.powers(most) for most in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2], [1, 2, 4, 8]]

@@ -1,0 +1,90 @@
+"""Every stage is measured beside its limit, and a stage that slows down becomes the bottleneck."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import command
+from bench.model_stages import flop_counts
+from pipeline.loader import Loader
+from trainer.alexnet import AlexNet
+from trainer.train_step import TrainStep
+
+RECORDED = Path(command.__file__).parent / "results" / "throughput-2core-originals.json"
+
+
+@pytest.mark.long
+def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_bottleneck(short_run, monkeypatch):
+    def slow_step(*_, **__):
+        time.sleep(0.2)
+        return torch.zeros(())
+
+    monkeypatch.setattr(TrainStep, "__call__", slow_step)
+    slow = short_run()
+    assert slow["bottleneck"] == "model" and "bound by the model at" in slow["verdict"]
+    model = next(stage for stage in slow["stages"] if stage["name"] == "model")
+    assert model["img_per_s"] == pytest.approx(16 / 0.2, rel=0.1)
+
+    monkeypatch.setattr(TrainStep, "__call__", lambda *_, **__: torch.zeros(()))
+    draws = Loader.draws
+
+    def slow_draws(self, *where):
+        time.sleep(0.05)
+        return draws(self, *where)
+
+    monkeypatch.setattr(Loader, "draws", slow_draws)
+    fast = short_run()
+    assert fast["bottleneck"] == "pipeline" and "bound by the pipeline at" in fast["verdict"]
+
+
+@pytest.mark.long
+def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_path, run_cli):
+    out = tmp_path / "bench.json"
+    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu", "--gpus", 2, "--cold"]
+    done = run_cli("throughput-bench", "--data", data, "--json", out, *words)
+    text, lines = done.stdout, done.stderr.splitlines()
+    assert lines[-1].startswith("model on one device: ") and lines[-1].endswith(", 0 min 0 s left")
+    report = json.loads(out.read_text())
+    assert report["schema"] == 3 and report["machine"]["cores"] == len(os.sched_getaffinity(0))
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert list(stages) == [
+        *("read", "decode", "patch", "pipeline", "eval", "feed"),
+        *("exchange", "forward", "forward+backward", "model", "train"),
+    ]
+    for name, stage in stages.items():
+        assert 0 < stage["p10"] <= stage["img_per_s"] <= stage["p90"], name
+        assert len(stage["per_device"]) == 2 and stage["cpu_use"] > 0 and stage["memory_peak_bytes"] > 2**20
+        assert stage["of_limit"] == pytest.approx(stage["img_per_s"] / stage["limit_img_per_s"])
+        assert stage["limit"] in {*report["limits"], "predicted"}
+    assert set(report["limits"]) == {"storage", "libjpeg-turbo", "matmul", "memory", "between ranks"}
+    assert report["limits"]["storage"]["what"].endswith("cold")
+    assert {"split decode / decoding twice", "256-shards / originals", "LRN tax"} <= set(report["ratios"])
+    assert all(one["ratio"] == pytest.approx(one["over"] / one["under"]) for one in report["ratios"].values())
+    assert report["verdict"] in text and report["peers"] == []
+
+
+@pytest.mark.long
+def test_without_data_it_renders_its_own(run_cli):
+    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu"]
+    assert "512 rendered images" in run_cli("throughput-bench", *words).stdout
+
+
+def test_the_report_names_its_stages_limits_and_ratios_as_the_recorded_runs_do(short_report):
+    report, recorded = short_report, json.loads(RECORDED.read_text())
+    assert report.keys() >= recorded.keys() and report["limits"].keys() == recorded["limits"].keys()
+    assert [stage["name"] for stage in report["stages"]] == [stage["name"] for stage in recorded["stages"]]
+    assert list(report["ratios"]) == list(recorded["ratios"])
+    units = {name: limit["unit"] for name, limit in recorded["limits"].items()}
+    assert {name: limit["unit"] for name, limit in report["limits"].items()} == units
+
+
+def test_an_images_flop_is_the_papers_models():
+    model = AlexNet()
+    model.initialize(seed=0)
+    forward, backward = flop_counts(model, torch.zeros(1, 3, 224, 224), torch.Generator())
+    conv1 = 96 * 55 * 55 * 3 * 11 * 11
+    assert forward == 2 * 724_406_816 and backward == 2 * forward - 2 * conv1

@@ -1,0 +1,34 @@
+"""The clock covers the windows alone, and a peak of memory belongs to its own stage."""
+
+import mmap
+import time
+
+import pytest
+
+from bench.harness.machine import cpu_context
+from bench.harness.timing import timed
+
+HERE = cpu_context()
+
+
+def test_the_clock_covers_the_windows_alone():
+    calls = []
+
+    def step():
+        calls.append(time.perf_counter())
+        time.sleep(0.2 if len(calls) == 1 else 0.01)  # the first call is slow, as first calls are
+
+    result = timed(step, 5, 0.5, HERE)
+    assert result.median == pytest.approx(500, rel=0.15) and len(result.rates) == 5
+    assert result.cpu < 0.5 and result.gpu is None and result.memory > 2**20
+
+
+def test_a_peak_of_memory_is_of_its_own_stage():
+    def take():
+        with mmap.mmap(-1, 2**28) as memory:  # which goes back to the kernel at once
+            for page in range(0, 2**28, 4096):
+                memory[page] = 1
+
+    take()
+    quiet = timed(lambda: time.sleep(0.01), 1, 0.1, HERE).memory
+    assert timed(take, 1, 0.1, HERE).memory > quiet + 2**27
