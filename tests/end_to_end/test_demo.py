@@ -1,0 +1,17 @@
+"""The demo learns, in one command."""
+
+import pytest
+
+from trainer import metrics
+
+
+@pytest.mark.long
+def test_the_demo_learns(tmp_path, run_cli):
+    out = tmp_path / "demo"
+    output = run_cli("demo", "--short", "--out", out, "--device", "cpu").stdout
+    result = metrics.read(out / "run", "eval")[-1]
+    # Chance is 0.9 on 400 images, spread 0.015: a model which learned nothing is six spreads away
+    assert result["samples"] == 400 and result["top1_error"] < 0.81
+    assert f"top-1 {result['top1_error']:.1%}" in output and "images per second" in output
+    for name in ("batch.png", "conv1.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
