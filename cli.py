@@ -338,11 +338,11 @@ def train(**options: Any) -> None:
     SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
     """
     from trainer import train as training
-    from trainer.preemption import EXIT_PREEMPTED, Stopped
+    from trainer.preemption import EXIT_PREEMPTED, Preempted
 
     try:
         training.train(TrainConfig(**length_of(options)))
-    except Stopped:
+    except Preempted:
         raise SystemExit(EXIT_PREEMPTED) from None
 
 

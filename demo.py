@@ -75,6 +75,6 @@ def draw(data: Path, run_folder: Path, out: Path) -> list[str]:
     batch = next(Loader(dataset, "train", "train", stats=stats, batch_size=32, threads=1).epoch(0))
     batch_file, kernel_file = out / "batch.png", out / "conv1.png"
     preview.fed_batch(batch, dataset.classes).save(batch_file)
-    state = checkpoint.read(checkpoint.all_of(run_folder)[0])
+    state = checkpoint.load(checkpoint.list_checkpoints(run_folder)[0])
     preview.kernels(state["parameters"]["conv1.weight"].numpy()).save(kernel_file)
     return [f"A training batch as the model sees it: {batch_file}", f"The conv1 kernels it learned: {kernel_file}"]

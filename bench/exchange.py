@@ -32,9 +32,9 @@ def record_exchange(
         if replicas:
             dist.all_reduce(gradients, group=replicas)
 
-    before = [group.sent for group in groups]
+    before = [group.bytes_sent for group in groups]
     repeat()
-    sent = sum(group.sent - so_far for group, so_far in zip(groups, before, strict=True))
+    sent = sum(group.bytes_sent - so_far for group, so_far in zip(groups, before, strict=True))
     members = dist.get_world_size(replicas) if replicas else 1
     return repeat, sent + 2 * (members - 1) / members * gradients.nbytes
 
@@ -50,10 +50,10 @@ def repeated_call(group: ShardGroup, exchange: Exchange, device: torch.device) -
 def replica_group(context: RankContext) -> dist.ProcessGroup | None:
     """The ranks over which DistributedDataParallel averages gradients; None without it."""
     layout = context.layout
-    return layout.dense.group if layout.convolves_its_own else layout.replicas.group
+    return layout.dense.group if layout.is_hybrid else layout.replicas.group
 
 
 def replicated_parameters(model: AlexNet, context: RankContext) -> int:
     """How many numbers DistributedDataParallel averages: the parameters that several ranks hold alike."""
-    own_dense = context.layout.convolves_its_own
+    own_dense = context.layout.is_hybrid
     return sum(p.numel() for name, p in model.named_parameters() if not (own_dense and name.startswith("fc")))

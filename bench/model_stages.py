@@ -19,7 +19,7 @@ from pipeline.graph import CROP
 from pipeline.loader import Batch, Loader
 from pipeline.preprocess import Preprocess, to_device
 from trainer.alexnet import AlexNet
-from trainer.model_parallel import whole
+from trainer.model_parallel import unsharded_layout
 
 FIRST_STEPS = 100  # of a resumed run, which are compared with the ones that follow
 
@@ -120,7 +120,9 @@ class ModelStages:
         """Images a second of a step on the global batch, by the first rank alone with all cores."""
         context, config, rate = self.context, self.setup.config, 0.0
         if context.rank == 0:
-            alone = replace(context, world_size=1, layout=whole(), threads=context.threads * context.world_size)
+            alone = replace(
+                context, world_size=1, layout=unsharded_layout(), threads=context.threads * context.world_size
+            )
             torch.set_num_threads(alone.threads)
             classes = len(self.setup.dataset.classes)
             images = torch.randn(config.batch_size, 3, CROP, CROP, device=context.device)

@@ -39,7 +39,7 @@ class RankSetup:
 
     def loader_options(self, **changed: Any) -> dict[str, Any]:
         """The options of `pipeline.loader.Loader` that training would have here, some of them changed."""
-        options = {"stats": self.stats, "batch_size": self.config.batch_size, **self.context.loading}
+        options = {"stats": self.stats, "batch_size": self.config.batch_size, **self.context.loader_options}
         return {**options, **self.settings._asdict(), **changed}
 
     def loader(self, view: str, split: str = "train", dataset: Dataset | None = None) -> Loader:

@@ -36,7 +36,7 @@ def tune_rank(
             print(text, flush=True)
 
     def rate(trial: Settings) -> float:
-        reading = {**context.loading, **trial._asdict()}
+        reading = {**context.loader_options, **trial._asdict()}
         loader = Loader(dataset, "train", "train", stats=stats, batch_size=batch_size, **reading)
         pipe = loader.pipeline(0)
         for _ in range(trial.prefetch + 1):  # batches that were prefetched are not counted

@@ -3,7 +3,7 @@
 One description serves one device and two. In figure 2 each device holds half of every layer's kernels, its tower;
 conv2, conv4 and conv5 read their own tower only, conv3 and the fully connected layers read both. On one device the
 towers lie side by side and "own tower only" is a convolution in two groups; on two, each holds its half as dense layers
-and `towers.join` brings the other's half where a layer reads both. A tower's parameter is the matching half, along dim
+and `all_gather_channels` brings the other's half where a layer reads both. A tower's parameter is the matching half, along dim
 0, of the one-device model's: that one is the unsharded form. Which processes hold what is `trainer.model_parallel.Layout`'s.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shards.errors import InputError
 from trainer.config import TrainConfig
 from trainer.lrn import local_response_norm
-from trainer.model_parallel import Layout, ShardGroup, whole
+from trainer.model_parallel import Layout, ShardGroup, unsharded_layout
 
 # The layers whose biases start at 1, so that their ReLUs see positive inputs at first (section 5)
 POSITIVE_BIASES = ("conv2", "conv4", "conv5", "fc6", "fc7")
@@ -28,7 +28,7 @@ class Variant(NamedTuple):
     activation: "relu" or "tanh" (section 3.1); norm: local response normalization (3.3); alpha: its weight of a
     square; pool: "3/2", windows of 3 that lie 2 apart, or "2/2" (3.4); first_block: the order of the first layer's
     steps; towers: 2, or 1 of half the kernels (3.2); middle_std: the spread of the initial weights of conv3 to conv5;
-    bias_rate, bias_decay: of the biases, the learning rate in multiples, and whether their weights decay.
+    bias_lr_scale, bias_decay: of the biases, the learning rate in multiples, and whether their weights decay.
     """
 
     activation: str = "relu"
@@ -38,7 +38,7 @@ class Variant(NamedTuple):
     first_block: tuple[str, ...] = ("activate", "normalize", "pool")
     towers: int = 2
     middle_std: float = 0.01
-    bias_rate: float = 1.0
+    bias_lr_scale: float = 1.0
     bias_decay: bool = True
 
 
@@ -51,7 +51,7 @@ VARIANTS = {
         alpha=1e-4 / 5,
         first_block=("normalize", "pool", "activate"),
         middle_std=0.03,
-        bias_rate=2.0,
+        bias_lr_scale=2.0,
         bias_decay=False,
     ),
     # Section 3.2, footnote 2: half the kernels in each convolution but the last, and the dense layers whole
@@ -96,12 +96,12 @@ class AlexNet(nn.Module):
         variant: Variant = VARIANTS["paper"],
     ):
         super().__init__()
-        self.layout = layout or whole()
+        self.layout = layout or unsharded_layout()
         self.classes, self.width, self.dropout = classes, width, dropout
         self.variant = variant
         if variant.towers < self.layout.towers.size:
             raise InputError("a model of one tower cannot be laid out as two: choose --gpus 1, or --parallel data")
-        here = self.here
+        here = self.local_towers
         k96, k256, k384, k4096 = (_scaled(kernels, width) for kernels in (96, 256, 384, 4096))
         last = k256  # one tower has all of the last convolution's kernels
         if variant.towers == 1:
@@ -137,17 +137,17 @@ class AlexNet(nn.Module):
         for step in self.variant.first_block:
             x = steps[step](x)
         x = self.pool(self.normalize(self.activate(self.conv2(x))))
-        x = self.activate(self.conv3(towers.join(x)))
+        x = self.activate(self.conv3(towers.all_gather_channels(x)))
         x = self.activate(self.conv4(x))
         x = self.pool(self.activate(self.conv5(x)))
-        x = self.drop(self.activate(self.fc6(dense.enter(x).flatten(1))), rng)
-        x = self.drop(self.activate(self.fc7(dense.join(x))), rng)
-        x = self.fc8(dense.join(x))
+        x = self.drop(self.activate(self.fc6(dense.enter_dense(x).flatten(1))), rng)
+        x = self.drop(self.activate(self.fc7(dense.all_gather_channels(x))), rng)
+        x = self.fc8(dense.all_gather_channels(x))
         idle = x.shape[1] * (dense.rank + 1) - self.classes
         return x if idle <= 0 else F.pad(x[:, :-idle], (0, idle), value=torch.finfo(x.dtype).min)
 
     @property
-    def here(self) -> int:
+    def local_towers(self) -> int:
         """How many towers are in this process."""
         return self.variant.towers // self.layout.towers.size
 
@@ -155,7 +155,7 @@ class AlexNet(nn.Module):
         return F.relu(x) if self.variant.activation == "relu" else x.tanh()
 
     def normalize(self, x: Tensor) -> Tensor:
-        return local_response_norm(x, self.here, alpha=self.variant.alpha) if self.variant.norm else x
+        return local_response_norm(x, self.local_towers, alpha=self.variant.alpha) if self.variant.norm else x
 
     def pool(self, x: Tensor) -> Tensor:
         """Overlapping max pooling: windows of 3, 2 apart (section 3.4); or of 2, which do not overlap."""
@@ -163,7 +163,7 @@ class AlexNet(nn.Module):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """The softmax over all classes, N x classes, for all images of those that share the dense layers."""
-        return self.layout.dense.columns(self(images))[:, : self.classes].softmax(dim=1)
+        return self.layout.dense.gather_logits(self(images))[:, : self.classes].softmax(dim=1)
 
     def drop(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
         """Dropout as section 4.2 has it: neurons are zeroed in training, and outputs scaled by 1 - p in testing.
@@ -183,7 +183,7 @@ class AlexNet(nn.Module):
         return x * kept.narrow(0, replicas.rank * rows, rows).narrow(1, dense.rank * neurons, neurons)
 
     @torch.no_grad()
-    def initialize(self, seed: int) -> None:
+    def init_weights(self, seed: int) -> None:
         """Fresh weights, the same for any layout: N(0, 0.01), biases 1 in POSITIVE_BIASES and 0 elsewhere (section 5).
 
         A layer of a narrower model sums fewer inputs, so its weights are wider by 1 / sqrt(width), which keeps the sums
@@ -195,7 +195,7 @@ class AlexNet(nn.Module):
             std = self.variant.middle_std if name in ("conv3", "conv4", "conv5") else 0.01
             std = std if name == "conv1" else std / self.width**0.5
             unsharded = torch.empty(own.shape[0] * shard_group.size, *own.shape[1:])
-            own.copy_(shard_group.slice(unsharded.normal_(0, std, generator=rng)))
+            own.copy_(shard_group.shard(unsharded.normal_(0, std, generator=rng)))
             layer.bias.fill_(1.0 if name in POSITIVE_BIASES else 0.0)
 
     def shard_group(self, name: str) -> ShardGroup:
@@ -204,7 +204,7 @@ class AlexNet(nn.Module):
 
     def unsharded_state_dict(self) -> dict[str, Tensor]:
         """The one-device model's parameters by name, from all that hold parts of them; all must call."""
-        return {name: self.shard_group(name).gather(parameter.detach()) for name, parameter in self.named_parameters()}
+        return {name: self.shard_group(name).unshard(parameter.detach()) for name, parameter in self.named_parameters()}
 
     @torch.no_grad()
     def load_unsharded(self, state: dict[str, Tensor]) -> None:
@@ -216,7 +216,7 @@ class AlexNet(nn.Module):
         if own.keys() != state.keys():
             raise ValueError(f"parameters differ: {', '.join(sorted(own.keys() ^ state.keys()))}")
         for name, parameter in own.items():
-            part = self.shard_group(name).slice(state[name])
+            part = self.shard_group(name).shard(state[name])
             if part.shape != parameter.shape:
                 raise ValueError(f"{name} is {tuple(part.shape)}, and this model's is {tuple(parameter.shape)}")
             parameter.copy_(part)

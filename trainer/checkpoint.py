@@ -37,12 +37,12 @@ DIGEST_FROM = 8 + len(b'{"__metadata__":{"xxh3_128":"')
 DIGEST_TO = DIGEST_FROM + 32
 
 
-def all_of(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """A run's checkpoints, the newest first."""
     return sorted(run.glob("checkpoint-*.safetensors"), reverse=True)
 
 
-class Writer:
+class CheckpointWriter:
     """Writes a run's checkpoints, one at a time, while training goes on.
 
     Args: writes: whether this process does; all must call `save`, for each holds a part; keep: how many of the newest
@@ -69,7 +69,7 @@ class Writer:
             if velocity is None:  # fp16's first updates can all have been left out
                 velocity = torch.zeros_like(parameter)
             for kind, tensor in (("parameters", parameter), ("velocity", velocity)):
-                whole = model.shard_group(name).gather(tensor.detach())
+                whole = model.shard_group(name).unshard(tensor.detach())
                 if self.writes:
                     # The update goes on in these very tensors, so a copy is what is written
                     self._copy(f"{kind}.{name}", whole)
@@ -100,7 +100,9 @@ class Writer:
         for tensor_name, tensor in self.copies.items():
             array = tensor.numpy()
             if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # a NaN is both
-                raise InputError(f"{tensor_name} is not finite after step {step}: not written; {last_good(self.run)}")
+                raise InputError(
+                    f"{tensor_name} is not finite after step {step}: not written; {last_good_hint(self.run)}"
+                )
         try:
             # The best takes its name first: killed in between, the run makes the other once more
             write(self.run / (BEST if best else name), self.copies, state)
@@ -109,16 +111,16 @@ class Writer:
                 os.link(self.run / BEST, link)
                 os.replace(link, self.run / name)
         except InputError as error:
-            raise InputError(f"{error}, then --resume auto; {last_good(self.run)}") from None
+            raise InputError(f"{error}, then --resume auto; {last_good_hint(self.run)}") from None
         except OSError as error:
             raise InputError(f"{self.run / name} cannot be linked to {BEST}: {error.strerror}") from None
-        for old in all_of(self.run)[self.keep :]:
+        for old in list_checkpoints(self.run)[self.keep :]:
             old.unlink()
 
 
-def last_good(run: Path) -> str:
+def last_good_hint(run: Path) -> str:
     """Words for a message."""
-    newest = next(iter(all_of(run)), None)
+    newest = next(iter(list_checkpoints(run)), None)
     return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint before it"
 
 
@@ -147,7 +149,7 @@ def _digest(*parts) -> bytes:
     return digest.hexdigest().encode()
 
 
-def check(path: Path) -> None:
+def verify(path: Path) -> None:
     """Raises InputError unless every byte of the file is the one that was written."""
     try:
         with (
@@ -164,8 +166,8 @@ def check(path: Path) -> None:
         raise InputError(f"{path} is no readable checkpoint ({error})") from None
 
 
-def load(path: Path) -> dict:
-    """The content of a file that `check` has found whole: step, config, errors, and the tensors of `parameters` and
+def parse(path: Path) -> dict:
+    """The content of a file that `verify` has found whole: step, config, errors, and the tensors of `parameters` and
     `velocity` by name, which are read from the disk as they are used. Raises InputError for another format."""
     try:
         with open(path, "rb") as file:
@@ -190,22 +192,22 @@ def config_of(state: dict, path: Path) -> TrainConfig:
         raise InputError(f"{path} does not hold a run's configuration ({error!r}): give another checkpoint") from None
 
 
-def read(path: Path) -> dict:
-    """`load`, after `check`. Raises InputError."""
-    check(path)
-    return load(path)
+def load(path: Path) -> dict:
+    """`parse`, after `verify`. Raises InputError."""
+    verify(path)
+    return parse(path)
 
 
-def newest(run: Path, notice: Callable[[str], None]) -> Path | None:
+def newest_valid(run: Path, notice: Callable[[str], None]) -> Path | None:
     """The newest checkpoint of a run that is whole, None when there is none at all.
 
     `notice` is told of broken ones, which are renamed, so that they count as none. Raises InputError when none of those
     that are there is whole.
     """
     broken = {}
-    for path in all_of(run):
+    for path in list_checkpoints(run):
         try:
-            check(path)
+            verify(path)
         except InputError as error:
             broken[path] = error
             notice(f"{error}; the one before it is taken")
@@ -223,6 +225,6 @@ def restore(state: dict, model: AlexNet, optimizer: PaperSGD) -> int:
     """Puts this place's part of a checkpoint into model and optimizer; returns the step it was written after."""
     model.load_unsharded(state["parameters"])
     for name, parameter in model.named_parameters():
-        velocity = model.shard_group(name).slice(state["velocity"][name])
+        velocity = model.shard_group(name).shard(state["velocity"][name])
         optimizer.state[parameter]["velocity"] = velocity.to(parameter.device, copy=True)
     return state["step"]

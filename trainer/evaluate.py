@@ -29,23 +29,23 @@ def evaluate(
     context: RankContext,
     precision: Precision,
     progress: Progress | None = None,
-    stops: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict | None:
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     but for those that cannot be decoded.
 
     `loader` has view "center" or "ten". All processes reach the same numbers. With fewer than five classes top-5 means
-    top-all, and its error is 0. None when `stops`, which is asked before each batch, says so.
+    top-all, and its error is 0. None when `should_stop`, which is asked before each batch, says so.
     """
     model.eval()
     replicas = model.layout.replicas
     counts = torch.zeros(3, dtype=torch.int64, device=context.device)  # right at once, right among five, samples
     for batch in loader.epoch(0):
-        if stops():
+        if should_stop():
             model.train()
             return None
         images, labels = context.gather_batch(batch, preprocess)
-        with precision.context():
+        with precision.autocast():
             probabilities = model.probabilities(images.flatten(0, 1))
         probabilities = probabilities.unflatten(0, (len(labels), -1)).mean(dim=1)
         # Of the global batch's images this replica has these
@@ -56,7 +56,7 @@ def evaluate(
         if progress:
             progress.advance(batch.valid)
     model.train()
-    right1, right5, samples = replicas.sum(counts).tolist()
+    right1, right5, samples = replicas.all_reduce(counts).tolist()
     return {"top1_error": 1 - right1 / samples, "top5_error": 1 - right5 / samples, "samples": samples}
 
 
@@ -80,8 +80,8 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
     """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
     dataset = Dataset.load(data)
     stats = Stats.load(dataset.root)
-    file = find(options.checkpoint)
-    state = checkpoint.read(file)
+    file = find_checkpoint(options.checkpoint)
+    state = checkpoint.load(file)
     if len(state["config"]["classes"]) != len(dataset.classes):
         raise InputError(
             f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
@@ -95,7 +95,7 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
     view = "ten" if crops == 10 else "center"
     if crops == 10:  # ten times the memory and work an image
         batch_size = ten_crop_batch_size(batch_size, context.world_size)
-    running = {**context.loading, **context.settings(options.decoding, dataset.size)._asdict()}
+    running = {**context.loader_options, **context.settings(options.decoding, dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
     with Progress(f"eval {split}", loader.samples, quiet=context.rank > 0) as progress:
         preprocess = Preprocess(stats, config.mean, context.device)
@@ -116,13 +116,13 @@ def ten_crop_batch_size(batch_size: int, world_size: int) -> int:
     return -(-batch_size // 10 // world_size) * world_size
 
 
-def find(path: Path) -> Path:
+def find_checkpoint(path: Path) -> Path:
     """The checkpoint that a `--checkpoint` means: the file itself, or the newest in the folder."""
     if path.is_file():
         return path
     if not path.is_dir():
         raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
-    newest = next(iter(checkpoint.all_of(path)), None)
+    newest = next(iter(checkpoint.list_checkpoints(path)), None)
     if newest is None:
         raise InputError(
             f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"

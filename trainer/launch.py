@@ -25,8 +25,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from shards.errors import InputError
-from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, whole
-from trainer.preemption import SIGNALS, Stopped
+from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, unsharded_layout
+from trainer.preemption import SIGNALS, Preempted
 from trainer.rank import RankContext, reuse_memory
 from trainer.rendezvous import rendezvous_store
 
@@ -37,7 +37,7 @@ def launch(work: Callable, gpus: int | None, device: str, *args, parallel: str =
     """Runs `work(context, *args)` in one process a device and returns when all have ended.
 
     Args: work: a module's top-level function; gpus: how many, None for torchrun's number or else 1; device: auto, cuda
-    or cpu; parallel: towers, data or hybrid, see `layout_of`.
+    or cpu; parallel: towers, data or hybrid, see `build_layout`.
     Raises: InputError for devices that are not there, and for whatever InputError a rank raised.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
@@ -57,12 +57,12 @@ def launch(work: Callable, gpus: int | None, device: str, *args, parallel: str =
         # record: torchrun tells at last which rank failed first, and of what
         record(_work_at)(local_rank, here, rank, gpus, kind, parallel, "env://", work, args)
     elif gpus == 1:
-        work(_rank_context(0, 1, 0, 1, kind, whole()), *args)
+        work(_rank_context(0, 1, 0, 1, kind, unsharded_layout()), *args)
     else:
         _start(work, gpus, kind, parallel, args)
 
 
-def layout_of(parallel: str, kind: str, world_size: int) -> Layout:
+def build_layout(parallel: str, kind: str, world_size: int) -> Layout:
     """This process's part, in a mesh of replicas x towers.
 
     parallel: "towers" (2012: each replica is two processes, a tower each), "data" (each process is a replica, both
@@ -70,7 +70,7 @@ def layout_of(parallel: str, kind: str, world_size: int) -> Layout:
     layers' neurons for all of them).
     """
     if world_size == 1:
-        return whole()
+        return unsharded_layout()
     towers = 2 if parallel == "towers" else 1
     # Replica-major, so that a replica's images lie together in the global batch
     mesh = init_device_mesh(kind, (world_size // towers, towers), mesh_dim_names=("replica", "tower"))
@@ -126,7 +126,7 @@ def _work_at(
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
-        work(_rank_context(local_rank, here, rank, world_size, kind, layout_of(parallel, kind, world_size)), *args)
+        work(_rank_context(local_rank, here, rank, world_size, kind, build_layout(parallel, kind, world_size)), *args)
     finally:
         leave_group()
 
@@ -143,7 +143,7 @@ def _rank_main(
     def speaking(call: Callable, *args) -> None:
         try:
             call(*args)
-        except Stopped as stopped:
+        except Preempted as stopped:
             words.put(stopped)
         except InputError as error:
             words.put(error)
@@ -169,7 +169,7 @@ def _start(work: Callable, world_size: int, kind: str, parallel: str, args: tupl
         # A runtime that misses its peers aborts itself; any other signal is the end of the one whose fault it is
         if code < 0 and code != -signal.SIGABRT:
             raise InputError(f"rank {rank} of {world_size} was ended by {signal.Signals(-code).name}, and so all were")
-    for error in sorted(said, key=lambda word: isinstance(word, Stopped)):
+    for error in sorted(said, key=lambda word: isinstance(word, Preempted)):
         raise error from None
     for rank, code in failed.items():
         raise RuntimeError(f"rank {rank} of {world_size} ended with exit code {code} and said nothing")
@@ -190,7 +190,7 @@ def _wait(processes: list, words) -> tuple[dict[int, int], list[Exception]]:
             while not words.empty():
                 said.append(words.get())
             # One that fails may be stuck itself, as it leaves the group
-            if failed or not running or not all(isinstance(word, Stopped) for word in said):
+            if failed or not running or not all(isinstance(word, Preempted) for word in said):
                 break
             wait_for_any(running, timeout=1.0)
         deadline = time.monotonic() + GRACE

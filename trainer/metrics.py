@@ -5,7 +5,7 @@
 
 `step` counts from 1 and is the number of updates made; `epoch` counts from 0; `loss` is that step's mean cross-entropy
 in nats; `img_per_s` covers the steps since the line before, without evaluations; `data_wait` is the share of that time
-in which the first process had nothing to do but wait for the next batch, see `Clock`; errors are fractions.
+in which the first process had nothing to do but wait for the next batch, see `StepTimer`; errors are fractions.
 """
 
 import json
@@ -48,7 +48,7 @@ def rewind(run: Path, step: int, evaluated: bool) -> None:
         file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
-class Clock:
+class StepTimer:
     """Time since the last look, how much of it went into waiting for data, and what is not to be counted.
 
     Waiting is from the moment a batch is asked of the pipeline until it is there; building an epoch's pipeline is part
@@ -61,7 +61,7 @@ class Clock:
         self.cuda = device.type == "cuda"
         self.images, self.marks, self.since = 0, [], time.perf_counter()
 
-    def waiting(self, batches: Iterable) -> Iterator:
+    def time_waiting(self, batches: Iterable) -> Iterator:
         """The batches; what each takes to come is time spent waiting for data."""
         batches = iter(batches)
         while True:
@@ -86,7 +86,7 @@ class Clock:
         yield
         self.since += time.perf_counter() - began
 
-    def look(self) -> dict[str, float]:
+    def lap(self) -> dict[str, float]:
         """`img_per_s` and `data_wait` since the last look, for a device that has done what it was given."""
         seconds = time.perf_counter() - self.since
         # torch counts milliseconds between marks
@@ -107,9 +107,9 @@ class MetricsLogger:
         self.run, self.board = run, None
         rewind(run, step, evaluated)
         if tensorboard:
-            self.board = board_writer()(run / "tensorboard", purge_step=step + 1)
+            self.board = summary_writer_class()(run / "tensorboard", purge_step=step + 1)
 
-    def add(self, line: dict) -> None:
+    def log(self, line: dict) -> None:
         append(self.run, line)
         if self.board:
             for name, value in line.items():
@@ -119,7 +119,7 @@ class MetricsLogger:
             self.board.flush()
 
 
-def board_writer() -> type:
+def summary_writer_class() -> type:
     """TensorBoard's SummaryWriter. Raises InputError when it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

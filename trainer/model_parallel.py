@@ -37,15 +37,15 @@ class ShardGroup:
         self.size = 1 if group is None else dist.get_world_size(group)
         self.rank = 0 if group is None else dist.get_rank(group)
         self.on_exchange: Callable[[Exchange], None] | None = None  # called with each exchange, for who measures them
-        self.sent = 0  # bytes that this process has sent to the others, by the algorithms' lower bounds
+        self.bytes_sent = 0  # bytes that this process has sent to the others, by the algorithms' lower bounds
 
-    def enter(self, x: Tensor) -> Tensor:
+    def enter_dense(self, x: Tensor) -> Tensor:
         """What the dense layers read of what the convolutions made, N x C x H x W."""
-        return self.join(x)
+        return self.all_gather_channels(x)
 
-    def join(self, x: Tensor) -> Tensor:
+    def all_gather_channels(self, x: Tensor) -> Tensor:
         """All parts of a layer's input along dim 1; gradients are summed over the parts."""
-        return x if self.group is None else _join(x, self)
+        return x if self.group is None else _all_gather_channels(x, self)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """The sum of the rows' cross-entropies, nats, from this process's columns of N x classes logits; rows labelled
@@ -55,26 +55,26 @@ class ShardGroup:
             return F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
         return _CrossEntropy.apply(logits, labels, ignore, self)
 
-    def columns(self, own: Tensor) -> Tensor:
+    def gather_logits(self, own: Tensor) -> Tensor:
         """All parts along dim 1, where no gradient is needed."""
         return own if self.group is None else torch.cat(self.all_gather(own).chunk(self.size), dim=1)
 
-    def rows(self, x: Tensor) -> Tensor:
+    def gather_batch(self, x: Tensor) -> Tensor:
         """All processes' rows, one after the other along dim 0; any dtype, no gradient."""
         return x if self.group is None else self.all_gather(x)
 
-    def sum(self, own: Tensor) -> Tensor:
+    def all_reduce(self, own: Tensor) -> Tensor:
         """The sum over the parts of a tensor of any shape, in the tensor itself."""
         if self.group is not None:
             dist.all_reduce(own, group=self.group)
         return own
 
-    def slice(self, unsharded: Tensor) -> Tensor:
+    def shard(self, unsharded: Tensor) -> Tensor:
         """This process's part, along dim 0, of a parameter of the one-device model."""
         return unsharded if self.group is None else unsharded.chunk(self.size)[self.rank]
 
-    def gather(self, own: Tensor) -> Tensor:
-        """The one-device model's parameter from all parts of it: the inverse of `slice`, on all."""
+    def unshard(self, own: Tensor) -> Tensor:
+        """The one-device model's parameter from all parts of it: the inverse of `shard`, on all."""
         return own if self.group is None else self.all_gather(own.detach())
 
     def all_gather(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class ShardGroup:
         return own
 
     def _record(self, kind: Literal["all_gather", "reduce_scatter"], own: Tensor) -> None:
-        self.sent += (self.size - 1) * own.nbytes
+        self.bytes_sent += (self.size - 1) * own.nbytes
         if self.on_exchange is not None:
             self.on_exchange(Exchange(kind, own.shape, own.dtype))
 
@@ -101,12 +101,12 @@ class DenseShardGroup(ShardGroup):
     weird trick for parallelizing convolutional neural networks", Krizhevsky 2014, his scheme with the whole batch at
     once)."""
 
-    def enter(self, x: Tensor) -> Tensor:
+    def enter_dense(self, x: Tensor) -> Tensor:
         """Every process's images, along dim 0."""
-        return _rows(x, self)
+        return _all_gather_batch(x, self)
 
 
-class _Join(torch.autograd.Function):
+class _AllGatherChannels(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, towers):
         ctx.towers = towers
@@ -117,7 +117,7 @@ class _Join(torch.autograd.Function):
         return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size, dim=1)), None
 
 
-class _Rows(torch.autograd.Function):
+class _AllGatherBatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, towers):
         ctx.towers = towers
@@ -131,7 +131,8 @@ class _Rows(torch.autograd.Function):
 
 
 # torch.compile does not look into them, and compiles what lies between
-_join, _rows = torch.compiler.disable(_Join.apply), torch.compiler.disable(_Rows.apply)
+_all_gather_channels = torch.compiler.disable(_AllGatherChannels.apply)
+_all_gather_batch = torch.compiler.disable(_AllGatherBatch.apply)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -170,7 +171,7 @@ class Replicas:
         self.size = 1 if group is None else dist.get_world_size(group)
         self.rank = 0 if group is None else dist.get_rank(group)
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the replicas, in the tensor itself."""
         if self.group is not None:
             dist.all_reduce(value, group=self.group)
@@ -189,12 +190,12 @@ class Layout(NamedTuple):
     replicas: Replicas
 
     @property
-    def convolves_its_own(self) -> bool:
+    def is_hybrid(self) -> bool:
         """Whether those who share the dense layers run all convolutions, each on images of its own."""
         return isinstance(self.dense, DenseShardGroup)
 
 
-def whole() -> Layout:
+def unsharded_layout() -> Layout:
     """All of the model in one process."""
     towers = ShardGroup()
     return Layout(towers, towers, Replicas())
@@ -203,11 +204,11 @@ def whole() -> Layout:
 def replicate(model: torch.nn.Module, layout: Layout) -> torch.nn.Module:
     """The module to train: `model`, with the gradients of what several processes hold alike averaged over these by
     PyTorch's DistributedDataParallel."""
-    group = layout.dense.group if layout.convolves_its_own else layout.replicas.group
+    group = layout.dense.group if layout.is_hybrid else layout.replicas.group
     if group is None:
         return model
     ddp = torch.nn.parallel.DistributedDataParallel
-    if layout.convolves_its_own:
+    if layout.is_hybrid:
         own = [name for name, _ in model.named_parameters() if name.startswith("fc")]
         ddp._set_params_and_buffers_to_ignore_for_model(model, own)
     return ddp(model, process_group=group, gradient_as_bucket_view=True)

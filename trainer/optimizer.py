@@ -101,9 +101,9 @@ def build_optimizer(recipe: str, model: AlexNet, lr: float) -> PaperSGD:
     decay = {} if variant.bias_decay else {"weight_decay": 0.0}
     groups = [
         {"params": [p for name, p in model.named_parameters() if name not in biases]},
-        {"params": list(biases.values()), "lr_scale": variant.bias_rate, **decay},
+        {"params": list(biases.values()), "lr_scale": variant.bias_lr_scale, **decay},
     ]
     if recipe == "paper":
         return PaperSGD(groups, lr)
     shard_group = {parameter: model.shard_group(name) for name, parameter in model.named_parameters()}
-    return LARS(groups, lr, lambda parameter, squares: shard_group[parameter].sum(squares))
+    return LARS(groups, lr, lambda parameter, squares: shard_group[parameter].all_reduce(squares))

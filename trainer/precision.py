@@ -33,7 +33,7 @@ class Precision:
         scaler = _common_scaler() if name == "fp16" and world_size > 1 else torch.amp.GradScaler
         self.scaler = scaler(device.type, enabled=name == "fp16")
 
-    def context(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """In it the model is run forwards, and the loss computed."""
         return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None)
 
@@ -41,16 +41,16 @@ class Precision:
         """The gradients of the loss, of fp16's scaled one."""
         self.scaler.scale(loss).backward()
 
-    def update(self, optimizer: torch.optim.Optimizer) -> None:
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
         """The optimizer's step."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def state(self) -> dict:
+    def state_dict(self) -> dict:
         """What a checkpoint keeps of it: nothing but in fp16."""
         return self.scaler.state_dict()
 
-    def load(self, state: dict) -> None:
+    def load_state_dict(self, state: dict) -> None:
         self.scaler.load_state_dict(state)
 
 

@@ -13,7 +13,7 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: not done, the same command may
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Stopped(Exception):
+class Preempted(Exception):
     """Training ended early because it was asked to, with a checkpoint written."""
 
 
@@ -22,7 +22,7 @@ class PreemptionHandler:
 
     In a process that is alone a second Ctrl-C ends it at once.
 
-    Args: world_size: how many processes there are, which must all call `agreed` once a step.
+    Args: world_size: how many processes there are, which must all call `should_stop` once a step.
     """
 
     def __init__(self, world_size: int):
@@ -43,7 +43,7 @@ class PreemptionHandler:
             raise KeyboardInterrupt
         self.heard = signal.Signals(number).name
 
-    def agreed(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether to stop now: the same answer in all processes. With several it is what had been heard by the call
         before, whose sum, of one number over gloo, was on its way during the step."""
         if self.world_size == 1:

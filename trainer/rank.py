@@ -25,7 +25,7 @@ class RankContext:
     threads: int
 
     @property
-    def loading(self) -> dict:
+    def loader_options(self) -> dict:
         """What a `pipeline.loader.Loader` has to know of this place."""
         return {"threads": self.threads, "rank": self.rank, "world_size": self.world_size, "device_id": self.device_id}
 
@@ -38,9 +38,9 @@ class RankContext:
         this device, from what each rank has decoded of its replica's part of the global batch: 150,528 bytes an image
         cross between two towers."""
         towers, dense, _ = self.layout
-        images = towers.rows(to_device(batch.images, self.device))
-        light = None if batch.color_shift is None else towers.rows(to_device(batch.color_shift, self.device))
-        return preprocess(images, light), dense.rows(to_device(batch.labels, self.device))
+        images = towers.gather_batch(to_device(batch.images, self.device))
+        light = None if batch.color_shift is None else towers.gather_batch(to_device(batch.color_shift, self.device))
+        return preprocess(images, light), dense.gather_batch(to_device(batch.labels, self.device))
 
     def share_bad_samples(self, loader: Loader) -> None:
         """Tells every rank of the samples that any has found to be bad. Raises InputError, on all, when these are too

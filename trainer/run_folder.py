@@ -30,7 +30,7 @@ def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> Non
             )
         if differing := _differences(path, config, fingerprint):
             raise InputError(f"{config.out} holds a run that differs ({'; '.join(differing)}): choose another --out")
-    elif checkpoint.all_of(config.out):
+    elif checkpoint.list_checkpoints(config.out):
         raise InputError(f"{config.out} holds checkpoints of a run but not its {CONFIG}: choose another --out")
     try:
         config.out.mkdir(parents=True, exist_ok=True)

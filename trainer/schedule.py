@@ -16,11 +16,11 @@ def learning_rate(
     Args: errors: the validation errors so far, in order.
     """
     if drops == PLATEAU:
-        return base / 10 ** plateaus(errors, patience)
+        return base / 10 ** count_plateaus(errors, patience)
     return base / 10 ** sum(drop <= epoch for drop in drops)
 
 
-def plateaus(errors: Sequence[float], patience: int) -> int:
+def count_plateaus(errors: Sequence[float], patience: int) -> int:
     """How often the error had stopped improving: see `learning_rate`."""
     best, waited, found = float("inf"), 0, 0
     for error in errors:
@@ -31,17 +31,17 @@ def plateaus(errors: Sequence[float], patience: int) -> int:
 
 
 WARM_UP = 5  # epochs (Goyal et al. 2017, arXiv 1706.02677, section 2.2)
-PAPERS_BATCH = 128
+PAPER_BATCH_SIZE = 128
 
 
-def large_batch_rate(rate: float, batch_size: int, epoch: float) -> float:
+def large_batch_lr(rate: float, batch_size: int, epoch: float) -> float:
     """The paper's rate for a larger batch: in proportion to it, reached from the paper's own over the first WARM_UP
     epochs. Args: epoch: with its fraction."""
-    scaled = rate * batch_size / PAPERS_BATCH
+    scaled = rate * batch_size / PAPER_BATCH_SIZE
     return rate + (scaled - rate) * min(1.0, epoch / WARM_UP)
 
 
 def lr_at(step: int, steps_per_epoch: int, config: TrainConfig, errors: Sequence[float]) -> float:
     """The learning rate of the update after `step` of them. Args: errors: as of `learning_rate`."""
     lr = learning_rate(config.lr, step // steps_per_epoch, config.lr_steps, errors, config.patience)
-    return lr if config.recipe == "paper" else large_batch_rate(lr, config.batch_size, step / steps_per_epoch)
+    return lr if config.recipe == "paper" else large_batch_lr(lr, config.batch_size, step / steps_per_epoch)

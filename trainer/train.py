@@ -34,7 +34,7 @@ from trainer.launch import launch
 from trainer.model_parallel import replicate
 from trainer.optimizer import build_optimizer
 from trainer.precision import Precision, compile_model
-from trainer.preemption import PreemptionHandler, Stopped
+from trainer.preemption import Preempted, PreemptionHandler
 from trainer.profiler import Profiler
 from trainer.rank import RankContext
 from trainer.run_folder import check_run_folder, write_config
@@ -47,7 +47,7 @@ NAMED = 8  # images that a message lists; more go to a file
 def train(config: TrainConfig) -> None:
     """Trains on the train split and evaluates on the val split, in one process a device.
 
-    Raises: InputError; `trainer.preemption.Stopped` when it was asked to stop, after a checkpoint.
+    Raises: InputError; `trainer.preemption.Preempted` when it was asked to stop, after a checkpoint.
     """
     dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
     Stats.load(dataset.root)
@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> None:
             f"--lr-steps {PLATEAU}, but {dataset.where} has no val split to see one on: name epochs instead"
         )
     if config.tensorboard:
-        metrics.board_writer()
+        metrics.summary_writer_class()
     # A worker that torchrun starts again is to continue
     resume = config.resume == "auto" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     check_run_folder(config, dataset.fingerprint, resume)
@@ -79,7 +79,7 @@ class Trainer:
     # Opened when the run begins, for they touch its folder
     preemption: PreemptionHandler
     train_step: TrainStep
-    writer: checkpoint.Writer
+    writer: checkpoint.CheckpointWriter
     logger: metrics.MetricsLogger | None
     progress: Progress
     profiler: Profiler | None
@@ -98,7 +98,7 @@ class Trainer:
         self.last_step = config.steps or (config.recorded()["epochs"] * self.steps_per_epoch)
 
         self.model = model_from_config(config, len(self.dataset.classes), context.layout)
-        self.model.initialize(config.seed)
+        self.model.init_weights(config.seed)
         self.model.to(context.device)
         self.optimizer = build_optimizer(config.recipe, self.model, config.lr)
         self.precision = Precision(config.precision, context.device, context.world_size)
@@ -107,10 +107,10 @@ class Trainer:
         self.lr = config.lr
         self.saved = (0, False)  # the step of the newest checkpoint, and whether that holds its evaluation
         self.batches: Iterator[Batch] | None = None
-        self.timer = metrics.Clock(context.device)
+        self.timer = metrics.StepTimer(context.device)
 
     def run(self) -> None:
-        """Trains to the last step, or until asked to stop. Raises Stopped then, after a checkpoint."""
+        """Trains to the last step, or until asked to stop. Raises Preempted then, after a checkpoint."""
         with contextlib.ExitStack() as stack:
             self._open(stack)
             # A run that ended between a checkpoint and its evaluation begins with that
@@ -119,7 +119,7 @@ class Trainer:
             while self.step < self.last_step and not self.preempted:
                 self.train_one_step()
                 self.log_if_due()
-                self.preempted = self.preemption.agreed()
+                self.preempted = self.preemption.should_stop()
                 self.evaluate_if_due()
                 self.save_if_due()
             self.writer.wait()
@@ -129,7 +129,7 @@ class Trainer:
                     reached = f"stopped after step {self.step} of {self.last_step} as asked"
                     self.progress.say(f"{reached}: --resume auto continues")
         if self.preempted:
-            raise Stopped
+            raise Preempted
 
     def train_one_step(self) -> None:
         """One update of the weights by a global batch."""
@@ -152,11 +152,12 @@ class Trainer:
         if self.step % self.config.log_every and self.step not in (1, self.last_step):
             return
         assert self.loss is not None
-        loss = self.context.layout.replicas.sum(self.loss.clone()).item()  # waits for the device; then the timer reads
+        # Waits for the device; only then is the timer read
+        loss = self.context.layout.replicas.all_reduce(self.loss.clone()).item()
         if self.logger:
             line = {"kind": "train", "step": self.step, "epoch": self._epoch, "loss": loss, "lr": self.lr}
-            line |= self.timer.look()
-            self.logger.add(line)
+            line |= self.timer.lap()
+            self.logger.log(line)
             self._show_step(line)
 
     def evaluate_if_due(self) -> None:
@@ -189,7 +190,11 @@ class Trainer:
             return
         with self.timer.paused():
             self._check_finite(self.loss)
-            kept = {"config": self.record, "errors": list(self.errors.items()), "precision": self.precision.state()}
+            kept = {
+                "config": self.record,
+                "errors": list(self.errors.items()),
+                "precision": self.precision.state_dict(),
+            }
             self.writer.save(self.step, self.model, self.optimizer, kept, best)
             self.saved = state
 
@@ -215,12 +220,12 @@ class Trainer:
         if self.is_first:
             # What is left of a killed run's processes may still be on its last step
             stack.enter_context(locked(run, wait=30))
-        newest = checkpoint.newest(run, partial(print, file=sys.stderr)) if self.is_first else None
+        newest = checkpoint.newest_valid(run, partial(print, file=sys.stderr)) if self.is_first else None
         if newest := context.broadcast(newest):
-            state = checkpoint.load(newest)
+            state = checkpoint.parse(newest)
             self.step = checkpoint.restore(state, self.model, self.optimizer)
             self.errors = dict(state["errors"])
-            self.precision.load(state["precision"])
+            self.precision.load_state_dict(state["precision"])
         self.saved = (self.step, self.step in self.errors)
         trained = replicate(self.model, context.layout)
         if config.compile:
@@ -237,7 +242,7 @@ class Trainer:
                 ending = ": nothing is left to do" if done else ""
                 print(f"Resumed after step {self.step} of {self.last_step}{ending}")
         # Only now: it clears away what a killed run left half-written
-        self.writer = checkpoint.Writer(run, self.is_first, config.keep)
+        self.writer = checkpoint.CheckpointWriter(run, self.is_first, config.keep)
         self.profiler = stack.enter_context(Profiler(config.profile, run)) if self.is_first else None
         images = (self.last_step - self.step) * config.batch_size
         self.progress = stack.enter_context(Progress("train", images, lines=False, quiet=not self.is_first))
@@ -252,18 +257,20 @@ class Trainer:
             seed=self.config.seed,
             lighting=self.config.lighting,
             max_bad=self.config.max_bad,
-            **{**self.context.loading, **self.settings._asdict()},
+            **{**self.context.loader_options, **self.settings._asdict()},
         )
 
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self.batches is None or self.step % self.steps_per_epoch == 0:
             self.context.share_bad_samples(self.loader)
             epoch, start = divmod(self.step, self.steps_per_epoch)
-            self.batches = self.timer.waiting(self.loader.epoch(epoch, start=start))
+            self.batches = self.timer.time_waiting(self.loader.epoch(epoch, start=start))
         return self.context.gather_batch(next(self.batches), self.preprocess)
 
     def _evaluate(self, loader: Loader) -> dict[str, Any] | None:
-        return evaluate(self.model, loader, self.preprocess, self.context, self.precision, stops=self.preemption.agreed)
+        return evaluate(
+            self.model, loader, self.preprocess, self.context, self.precision, should_stop=self.preemption.should_stop
+        )
 
     @property
     def _epoch(self) -> int:
@@ -285,7 +292,7 @@ class Trainer:
     def _show_evaluation(self, crops: int, result: dict[str, Any]) -> None:
         """An evaluation in the log and on the console."""
         assert self.logger
-        self.logger.add({"kind": "eval", "step": self.step, "epoch": self._epoch, "crops": crops, **result})
+        self.logger.log({"kind": "eval", "step": self.step, "epoch": self._epoch, "crops": crops, **result})
         self.progress.say(
             f"step {self.step}/{self.last_step} epoch {self._epoch} val error{' of ten crops' * (crops > 1)}: "
             f"top-1 {result['top1_error']:.1%}, top-5 {result['top5_error']:.1%} of {result['samples']}"
@@ -302,5 +309,7 @@ class Trainer:
             path = self.config.out / f"not-finite-{self.step:08d}.txt"
             path.write_text("".join(f"{key}\n" for key in keys))
             named += f" and {len(keys) - NAMED} more, see {path}"
-        remedy = f"lower --lr (now {self.optimizer.param_groups[0]['lr']:g}); {checkpoint.last_good(self.config.out)}"
+        remedy = (
+            f"lower --lr (now {self.optimizer.param_groups[0]['lr']:g}); {checkpoint.last_good_hint(self.config.out)}"
+        )
         raise InputError(f"the loss is {value} at step {self.step}, on the images {named}: {remedy}")

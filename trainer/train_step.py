@@ -39,12 +39,12 @@ class TrainStep:
         """
         self.rng.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0] >> 1))
         loss = self.gradients(images, labels)
-        self.precision.update(self.optimizer)
+        self.precision.step(self.optimizer)
         return loss
 
     def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
-        good = self.layout.replicas.sum((labels != BAD_LABEL).sum())
-        with self.precision.context():
+        good = self.layout.replicas.all_reduce((labels != BAD_LABEL).sum())
+        with self.precision.autocast():
             logits = self.trained(images, self.rng)
             loss = self.layout.dense.cross_entropy(logits, labels, ignore=BAD_LABEL) / good
         self.optimizer.zero_grad()

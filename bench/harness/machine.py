@@ -9,7 +9,7 @@ import torch
 from nvidia import dali
 
 from shards.processes import cores
-from trainer.model_parallel import whole
+from trainer.model_parallel import unsharded_layout
 from trainer.rank import RankContext
 
 
@@ -45,4 +45,4 @@ def memory_gib() -> float:
 
 def cpu_context() -> RankContext:
     """One process alone on this machine's cores, without a GPU."""
-    return RankContext(torch.device("cpu"), 0, 1, whole(), cores())
+    return RankContext(torch.device("cpu"), 0, 1, unsharded_layout(), cores())

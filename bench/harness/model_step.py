@@ -51,7 +51,7 @@ class ModelStep:
     ):
         variant = VARIANTS["paper"]._replace(norm=options.normalization)
         self.model = model_class(classes, options.width, layout=context.layout, variant=variant)
-        self.model.initialize(seed=0)
+        self.model.init_weights(seed=0)
         self.model.to(context.device)
         self.trained = replicate(self.model, context.layout)
         replicated = self.trained is not self.model
@@ -68,7 +68,7 @@ class ModelStep:
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits, in training."""
-        with self.precision.context():
+        with self.precision.autocast():
             logits: Tensor = self._forward_model(images, self.rng)
         return logits
 

@@ -5,7 +5,7 @@
     lock       the longest that another thread of Python had to wait meanwhile; of a millisecond's sleep at the most
     at once    the loop held all the while instead: torch.save to the same folder, and fsync
     bytes      the same thread with safetensors' own `save` in the place of ours, which makes one text of it all
-    agreeing   `PreemptionHandler.agreed` of two processes, in a loop of real steps: its share of a step
+    agreeing   `PreemptionHandler.should_stop` of two processes, in a loop of real steps: its share of a step
 
 The kinds of writing take turns. On the CPU: copies from a GPU go through pinned memory, and are not measured here.
 """
@@ -60,14 +60,14 @@ def longest_wait(function: Callable) -> float:
 
 def measure(context: RankContext, folder: Path, rounds: int, width: float, out: Path) -> None:
     model = AlexNet(1000, width)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     optimizer = PaperSGD(model.parameters(), lr=0.01)
     for parameter in model.parameters():
         optimizer.state[parameter]["velocity"] = torch.zeros_like(parameter)
     found = {name: [] for name in ("held first", "held", "written", "lock", "at once", "bytes", "bytes lock")}
     state = {"config": {}, "errors": []}
     for _ in range(rounds):
-        writer = checkpoint.Writer(folder, writes=True, keep=1)
+        writer = checkpoint.CheckpointWriter(folder, writes=True, keep=1)
         for held in ("held first", "held"):
             found[held].append(timed(writer.save, 1, model, optimizer, state))
             began = time.perf_counter()
@@ -89,13 +89,13 @@ def measure(context: RankContext, folder: Path, rounds: int, width: float, out: 
         began = time.perf_counter()
         found["bytes lock"].append(longest_wait(by_bytes))
         found["bytes"].append(time.perf_counter() - began)
-    size = checkpoint.all_of(folder)[0].stat().st_size
+    size = checkpoint.list_checkpoints(folder)[0].stat().st_size
     out.write_text(json.dumps({"bytes_written": size, "seconds": found, "machine": describe_machine(context)}))
 
 
 def agree(context: RankContext, steps: int, out: Path) -> None:
     model = AlexNet(1000, 0.25, layout=context.layout)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     trained, optimizer = replicate(model, context.layout), PaperSGD(model.parameters(), lr=0.01)
     update = TrainStep(trained, context.layout, optimizer, Precision("fp32", context.device), context.device, seed=0)
     images, labels = torch.randn(32, 3, 224, 224), torch.randint(1000, (32,))
@@ -104,7 +104,7 @@ def agree(context: RankContext, steps: int, out: Path) -> None:
         for step in range(steps):
             began = time.perf_counter()
             update(images, labels, step)
-            spent.append(timed(stop.agreed))
+            spent.append(timed(stop.should_stop))
             all_of_it.append(time.perf_counter() - began)
     if context.rank == 0:
         out.write_text(json.dumps({"agreeing": spent[1:], "step": all_of_it[1:]}))

@@ -37,7 +37,7 @@ from shards.atomic import atomic_write
 from shards.convert import write_dataset
 from shards.dataset import Dataset
 from shards.processes import cores
-from trainer.model_parallel import whole
+from trainer.model_parallel import unsharded_layout
 from trainer.rank import RankContext
 
 BATCH, COPIES = 64, 10
@@ -195,7 +195,7 @@ def summary(values: list[float]) -> dict:
 @click.option("--seconds", default=5.0, show_default=True, help="Of each contestant in each round.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
 def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> None:
-    context = RankContext(torch.device("cpu"), 0, 1, whole(), cores())
+    context = RankContext(torch.device("cpu"), 0, 1, unsharded_layout(), cores())
     report = {
         "schema": 1,
         "command": " ".join(["python", *sys.argv]),

@@ -23,7 +23,7 @@ from shards import tars
 from shards.atomic import atomic_write
 from shards.describe import describe_tars
 from shards.processes import cores
-from trainer.model_parallel import whole
+from trainer.model_parallel import unsharded_layout
 from trainer.rank import RankContext
 
 SHARDS, SMALL = 20, (72, 64)
@@ -64,7 +64,7 @@ def memory() -> dict[str, float]:
 @click.option("--epochs", default=5, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
 def main(images: int, giants: int, side: int, epochs: int, json_path: Path | None) -> None:
-    context = RankContext(torch.device("cpu"), 0, 1, whole(), cores())
+    context = RankContext(torch.device("cpu"), 0, 1, unsharded_layout(), cores())
     report = {
         "schema": 1,
         "command": " ".join(["python", *sys.argv]),

@@ -31,7 +31,7 @@ from trainer.train_step import TrainStep
 def steps(context: RankContext, out: Path, batch_size: int, width: float, count: int) -> None:
     layout, summed = context.layout, [0]
     model = AlexNet(1000, width, layout=layout)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     trained, optimizer = replicate(model, layout), PaperSGD(model.parameters(), lr=0.01)
     update = TrainStep(trained, layout, optimizer, Precision("fp32", context.device), context.device, seed=0)
 
@@ -42,13 +42,13 @@ def steps(context: RankContext, out: Path, batch_size: int, width: float, count:
     if trained is not model:
         trained.register_comm_hook(layout.replicas.group or layout.dense.group, hook)
     share = batch_size * layout.towers.size // context.world_size
-    labels = torch.randint(1000, (batch_size if layout.convolves_its_own else share,))
+    labels = torch.randint(1000, (batch_size if layout.is_hybrid else share,))
     images, times = torch.randn(share, 3, 224, 224), []
     for step in range(count + 1):
-        began, summed[0], layout.dense.sent, layout.towers.sent = time.perf_counter(), 0, 0, 0
+        began, summed[0], layout.dense.bytes_sent, layout.towers.bytes_sent = time.perf_counter(), 0, 0, 0
         update(images, labels, step)
         times.append(time.perf_counter() - began)
-    sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
+    sent = layout.dense.bytes_sent + (layout.towers.bytes_sent if layout.towers is not layout.dense else 0)
     if context.rank == 0:
         found = {
             "seconds": times[1:],

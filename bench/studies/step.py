@@ -39,7 +39,7 @@ from shards.atomic import atomic_write
 from shards.processes import cores
 from trainer import alexnet, rank
 from trainer.lrn import local_response_norm
-from trainer.model_parallel import whole
+from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import PaperSGD
 from trainer.precision import Precision, compile_model
 from trainer.train_step import TrainStep
@@ -205,7 +205,7 @@ def step_of(contestant: str, device: torch.device) -> Callable[[], object]:
     """One training step, again and again on the same batch."""
     variant = alexnet.VARIANTS["paper"]._replace(norm=contestant != "no LRN")
     model = alexnet.AlexNet(variant=variant)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     images, labels = torch.randn(BATCH, 3, 224, 224) * 50, torch.randint(1000, (BATCH,))
     if contestant in ("plain", "reusing"):
         alexnet.local_response_norm = lambda x, *_, **__: F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
@@ -222,7 +222,9 @@ def step_of(contestant: str, device: torch.device) -> Callable[[], object]:
     images, labels = images.to(device), labels.to(device)
     trained = compile_model(model, device) if "compiled" in contestant else model
     precision = Precision("bf16" if "bf16" in contestant else "fp32", device)
-    update = TrainStep(trained, whole(), optimizer, precision, device, seed=0, cuda_graphs=contestant == "CUDA graphs")
+    update = TrainStep(
+        trained, unsharded_layout(), optimizer, precision, device, seed=0, cuda_graphs=contestant == "CUDA graphs"
+    )
     return lambda: update(images, labels, 0)
 
 
@@ -302,7 +304,7 @@ def main(rounds: int, steps: int, device: str, json_path: Path | None, one: str 
     if one:
         print(json.dumps(one_step(one, where, steps)))
         return
-    context = rank.RankContext(where, 0, 1, whole(), cores())
+    context = rank.RankContext(where, 0, 1, unsharded_layout(), cores())
     report = {
         "schema": 1,
         "command": " ".join(["python", *sys.argv]),

@@ -84,7 +84,7 @@ def test_the_report_names_its_stages_limits_and_ratios_as_the_recorded_runs_do(s
 
 def test_an_images_flop_is_the_papers_models():
     model = AlexNet()
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     forward, backward = flop_counts(model, torch.zeros(1, 3, 224, 224), torch.Generator())
     conv1 = 96 * 55 * 55 * 3 * 11 * 11
     assert forward == 2 * 724_406_816 and backward == 2 * forward - 2 * conv1

@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_files(data, images, unbroken
 
 
 def test_checkpoints_without_their_config_are_refused(data, unbroken, tmp_path, run_cli):
-    shutil.copy(checkpoint.all_of(unbroken)[0], tmp_path)
+    shutil.copy(checkpoint.list_checkpoints(unbroken)[0], tmp_path)
     done = run_cli("train", "--data", data, "--out", tmp_path, "--steps", 16, *SMALL, check=False)
     assert done.returncode != 0 and "but not its config.json" in done.stderr
 

@@ -18,7 +18,7 @@ CLI = PROJECT / "cli.py"
 
 
 def parameters(run):
-    return checkpoint.read(checkpoint.all_of(run)[0])["parameters"]
+    return checkpoint.load(checkpoint.list_checkpoints(run)[0])["parameters"]
 
 
 def without_speed(run):
@@ -38,9 +38,9 @@ def test_a_run_writes_its_config_metrics_and_checkpoints(unbroken):
     assert all(line.keys() == names and 0 <= line["top1_error"] <= 1 for line in evaluated)
     assert json.loads((unbroken / "config.json").read_text())["batch_size"] == 8
     # The newest three, of which the one of the first epoch's end is kept for being the best so far
-    kept = [path.name for path in checkpoint.all_of(unbroken)]
+    kept = [path.name for path in checkpoint.list_checkpoints(unbroken)]
     assert kept == [f"checkpoint-000000{step}.safetensors" for step in (16, 15, 12)]
-    assert checkpoint.read(unbroken / "best.safetensors")["step"] in (12, 16)
+    assert checkpoint.load(unbroken / "best.safetensors")["step"] in (12, 16)
 
 
 def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
@@ -51,7 +51,10 @@ def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
     while running.poll() is None and not any(line["step"] >= 6 for line in metrics.read(out)):
         time.sleep(0.02)
     running.kill()
-    assert running.wait() == -signal.SIGKILL and checkpoint.all_of(out)[0].name < "checkpoint-00000016.safetensors"
+    assert (
+        running.wait() == -signal.SIGKILL
+        and checkpoint.list_checkpoints(out)[0].name < "checkpoint-00000016.safetensors"
+    )
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "Resumed after step" in done.stdout
     for name, value in parameters(unbroken).items():
@@ -69,7 +72,7 @@ def test_two_processes_train_as_one_and_resume_as_one(data, unbroken, tmp_path, 
     # ... and one device carries on with the two towers' checkpoint
     run_cli("train", "--data", data, "--out", out, "--gpus", 1, "--steps", 16, *SMALL, "--resume", "auto")
     fresh = AlexNet(4, width=0.05)
-    fresh.initialize(seed=0)
+    fresh.init_weights(seed=0)
     for name, start in fresh.unsharded_state_dict().items():
         # What 16 updates changed is the same, but for rounding, which they amplify; a lost velocity would halve it
         moved, theirs = parameters(out)[name] - start, parameters(unbroken)[name] - start

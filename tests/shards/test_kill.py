@@ -113,7 +113,7 @@ def test_ranks_of_any_number_read_the_stream_of_one(data):
 def see(context: RankContext, data: Path, out: Path) -> None:
     """What one tower decodes, and what it holds of the batch when the other's share has come."""
     stats = Stats.load(data)
-    loader = Loader(Dataset.load(data), "train", "train", stats=stats, batch_size=BATCH, **context.loading)
+    loader = Loader(Dataset.load(data), "train", "train", stats=stats, batch_size=BATCH, **context.loader_options)
     preprocess, seen = Preprocess(stats, "image", context.device), []
     for number, batch in enumerate(loader.epoch(1)):
         images, labels = context.gather_batch(batch, preprocess)

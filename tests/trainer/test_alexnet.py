@@ -49,7 +49,7 @@ def test_sizes_are_figure_2s():
 
 def test_224_is_padded_right_and_bottom_as_in_2012():
     model, seen = AlexNet(width=0.1).eval(), []
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     model.conv1.register_forward_hook(lambda _, __, output: seen.append(output))
     image = torch.randn(1, 3, 224, 224)
     model(image)
@@ -62,13 +62,13 @@ def test_224_is_padded_right_and_bottom_as_in_2012():
 
 def test_initial_weights_are_section_5s():
     model = AlexNet(20)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     for name, layer in model.named_children():
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02), name
         assert layer.weight.mean().abs() < 2e-4
         assert (layer.bias == (1 if name in POSITIVE_BIASES else 0)).all()
     narrow = AlexNet(20, width=0.25)
-    narrow.initialize(seed=0)
+    narrow.init_weights(seed=0)
     assert narrow.conv1.weight.std().item() == pytest.approx(0.01, rel=0.03)
     assert narrow.fc6.weight.std().item() == pytest.approx(0.02, rel=0.02)
 
@@ -94,7 +94,7 @@ def test_canonical_state_of_another_net_is_refused():
 def first_layer(variant, image):
     """conv1's output, and what reaches conv2."""
     model, seen = AlexNet(10, 0.1, 0.0, variant=variant).double().eval(), {}
-    model.initialize(seed=2)
+    model.init_weights(seed=2)
     model.conv1.register_forward_hook(lambda _, __, output: seen.update(out=output))
     model.conv2.register_forward_hook(lambda _, inputs, __: seen.update(next=inputs[0]))
     model(image)
@@ -137,7 +137,7 @@ def test_one_tower_has_half_the_kernels_but_the_last_convolutions():
 
 def test_the_release_trains_biases_at_twice_the_rate_and_without_decay():
     model = AlexNet(20, variant=VARIANTS["release-2012"])
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     for name, layer in model.named_children():
         spread = 0.03 if name in ("conv3", "conv4", "conv5") else 0.01
         assert layer.weight.std().item() == pytest.approx(spread, rel=0.03), name

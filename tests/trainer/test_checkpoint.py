@@ -19,7 +19,7 @@ STATE = {"config": {"width": 0.05, "classes": ["a", "b"]}, "errors": [[5, 0.5]]}
 @pytest.fixture
 def trained():
     model = AlexNet(2, width=0.05)
-    model.initialize(seed=1)
+    model.init_weights(seed=1)
     optimizer = PaperSGD(model.parameters(), lr=0.01)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -28,12 +28,12 @@ def trained():
 
 
 def test_what_is_written_is_read_and_restored(trained, tmp_path):
-    writer = checkpoint.Writer(tmp_path, writes=True, keep=2)
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
     writer.save(7, *trained, STATE)
     before = {name: value.clone() for name, value in trained[0].unsharded_state_dict().items()}
     trained[1].step()  # what is being written is of before
     writer.wait()
-    state = checkpoint.read(tmp_path / "checkpoint-00000007.safetensors")
+    state = checkpoint.load(tmp_path / "checkpoint-00000007.safetensors")
     assert state["step"] == 7 and state["config"] == STATE["config"]
     model = AlexNet(2, width=0.05)
     optimizer = PaperSGD(model.parameters(), lr=0.01)
@@ -44,80 +44,81 @@ def test_what_is_written_is_read_and_restored(trained, tmp_path):
 
 
 def test_the_newest_and_the_best_are_kept(trained, tmp_path):
-    writer = checkpoint.Writer(tmp_path, writes=True, keep=2)
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
     for step in range(1, 6):
         writer.save(step, *trained, STATE, best=step in (1, 2))
     writer.wait()
-    assert [path.name[:-12] for path in checkpoint.all_of(tmp_path)] == ["checkpoint-00000005", "checkpoint-00000004"]
-    assert checkpoint.read(tmp_path / checkpoint.BEST)["step"] == 2
+    kept = [path.stem for path in checkpoint.list_checkpoints(tmp_path)]
+    assert kept == ["checkpoint-00000005", "checkpoint-00000004"]
+    assert checkpoint.load(tmp_path / checkpoint.BEST)["step"] == 2
     assert not list(tmp_path.glob(".*"))
 
 
 def test_any_byte_that_is_not_the_one_written_is_found(trained, tmp_path):
-    writer = checkpoint.Writer(tmp_path, writes=True, keep=2)
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
     writer.save(1, *trained, STATE)
     writer.wait()
-    path = checkpoint.all_of(tmp_path)[0]
+    path = checkpoint.list_checkpoints(tmp_path)[0]
     whole, rng = path.read_bytes(), random.Random(0)
     end_of_header = 8 + int.from_bytes(whole[:8], "little")
     places = [*range(60), *(rng.randrange(end_of_header) for _ in range(60)), end_of_header - 1, len(whole) - 1]
     for place in places + [rng.randrange(len(whole)) for _ in range(20)]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
         with pytest.raises(InputError, match=r"checkpoint-00000001.safetensors is no readable checkpoint"):
-            checkpoint.read(path)
+            checkpoint.load(path)
     for other in (whole[:-5], whole + b" ", whole[:20], b""):
         path.write_bytes(other)
         with pytest.raises(InputError, match="no readable checkpoint"):
-            checkpoint.read(path)
+            checkpoint.load(path)
 
 
 def test_weights_that_are_not_finite_are_not_written(trained, tmp_path):
-    writer = checkpoint.Writer(tmp_path, writes=True, keep=2)
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
     writer.save(1, *trained, STATE)
     with torch.no_grad():
         trained[0].fc7.weight[0, 0] = torch.nan
     writer.save(2, *trained, STATE)
     with pytest.raises(InputError, match=r"parameters.fc7.weight is not finite after step 2.*checkpoint-00000001"):
         writer.wait()
-    assert [path.name for path in checkpoint.all_of(tmp_path)] == ["checkpoint-00000001.safetensors"]
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["checkpoint-00000001.safetensors"]
 
 
 def test_safetensors_reads_it_too(trained, tmp_path):
-    writer = checkpoint.Writer(tmp_path, writes=True, keep=2)
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
     writer.save(1, *trained, STATE)
     writer.wait()
-    with safe_open(checkpoint.all_of(tmp_path)[0], "pt") as file:
+    with safe_open(checkpoint.list_checkpoints(tmp_path)[0], "pt") as file:
         assert len(file.keys()) == 2 * len(list(trained[0].parameters()))
         assert torch.equal(file.get_tensor("parameters.fc8.bias"), trained[0].fc8.bias)
         assert json.loads(file.metadata()["state"])["step"] == 1
 
 
 def test_broken_ones_are_set_aside_and_count_as_none(trained, tmp_path):
-    writer, told = checkpoint.Writer(tmp_path, writes=True, keep=1), []
+    writer, told = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1), []
     writer.save(1, *trained, STATE)
     writer.wait()
     for step in (2, 3):
         (tmp_path / f"checkpoint-{step:08d}.safetensors").write_bytes(b"torn")
-    assert checkpoint.newest(tmp_path, told.append).name == "checkpoint-00000001.safetensors"
+    assert checkpoint.newest_valid(tmp_path, told.append).name == "checkpoint-00000001.safetensors"
     assert ["checkpoint-00000003" in told[0], "checkpoint-00000002" in told[1]] == [True, True]
     # With `keep=1` the broken ones, newer by their names, would otherwise be what is kept
     writer.save(2, *trained, STATE)
     writer.wait()
-    assert [checkpoint.read(path)["step"] for path in checkpoint.all_of(tmp_path)] == [2]
-    checkpoint.all_of(tmp_path)[0].write_bytes(b"torn")
+    assert [checkpoint.load(path)["step"] for path in checkpoint.list_checkpoints(tmp_path)] == [2]
+    checkpoint.list_checkpoints(tmp_path)[0].write_bytes(b"torn")
     with pytest.raises(InputError, match="none of its 1 checkpoints can be read"):
-        checkpoint.newest(tmp_path, told.append)
-    assert checkpoint.newest(tmp_path / "nowhere", told.append) is None
+        checkpoint.newest_valid(tmp_path, told.append)
+    assert checkpoint.newest_valid(tmp_path / "nowhere", told.append) is None
 
 
 def test_what_a_killed_writer_left_goes(tmp_path):
     (tmp_path / ".checkpoint-00000001.safetensors.tmp-77").touch()
-    checkpoint.Writer(tmp_path, writes=True, keep=1)
+    checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_is_told_at_the_next_look(trained, tmp_path):
-    writer = checkpoint.Writer(tmp_path / "gone", writes=True, keep=1)
+    writer = checkpoint.CheckpointWriter(tmp_path / "gone", writes=True, keep=1)
     writer.check()
     writer.save(1, *trained, STATE)
     while not writer.pending.done():
@@ -139,19 +140,20 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_leaves_the_one_before_intact(trained, small_disk):
-    writer = checkpoint.Writer(small_disk, writes=True, keep=9)
+    writer = checkpoint.CheckpointWriter(small_disk, writes=True, keep=9)
     step = 0
     with pytest.raises(InputError, match=r"No space left on device; make room.*good checkpoint is .*-0000000[1-4]"):
         while step < 9:
             writer.save(step := step + 1, *trained, STATE)
-    assert checkpoint.read(checkpoint.newest(small_disk, print))["step"] == step - 2
+    assert checkpoint.load(checkpoint.newest_valid(small_disk, print))["step"] == step - 2
     assert not list(small_disk.glob(".*"))
 
 
 def test_before_any_update_velocities_are_nought(tmp_path):
     model = AlexNet(2, width=0.05)
-    model.initialize(seed=1)
-    writer = checkpoint.Writer(tmp_path, writes=True, keep=1)
+    model.init_weights(seed=1)
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1)
     writer.save(1, model, PaperSGD(model.parameters(), lr=0.01), STATE)
     writer.wait()
-    assert not any(value.any() for value in checkpoint.read(checkpoint.all_of(tmp_path)[0])["velocity"].values())
+    state = checkpoint.load(checkpoint.list_checkpoints(tmp_path)[0])
+    assert not any(value.any() for value in state["velocity"].values())

@@ -9,7 +9,7 @@ from shards.errors import InputError
 from trainer import cuda_graph
 from trainer.alexnet import AlexNet
 from trainer.cuda_graph import GraphedStep, check_cuda_graphs
-from trainer.model_parallel import whole
+from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import build_optimizer
 from trainer.precision import Precision
 from trainer.train_step import TrainStep
@@ -64,10 +64,11 @@ def tapes(monkeypatch):
 def updates(device, cuda_graphs, precision="fp32", recipe="paper", count=5):
     """Losses, parameters and velocities after some updates of a narrow model, the rate falling at each."""
     model = AlexNet(10, width=0.1)
-    model.initialize(seed=1)
+    model.init_weights(seed=1)
     model.to(device)
     optimizer, how = build_optimizer(recipe, model, lr=0.01), Precision(precision, device)
-    update, data = TrainStep(model, whole(), optimizer, how, device, 5, cuda_graphs), torch.Generator().manual_seed(2)
+    update = TrainStep(model, unsharded_layout(), optimizer, how, device, 5, cuda_graphs)
+    data = torch.Generator().manual_seed(2)
     losses = []
     for step in range(count):
         for group in optimizer.param_groups:

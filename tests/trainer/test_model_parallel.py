@@ -18,7 +18,7 @@ from tests.conftest import PROJECT, free_port
 from trainer import checkpoint, metrics
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
-from trainer.model_parallel import replicate, whole
+from trainer.model_parallel import replicate, unsharded_layout
 from trainer.optimizer import PaperSGD
 from trainer.precision import Precision, compile_model
 from trainer.train_step import TrainStep
@@ -39,29 +39,29 @@ ODD = {"odd classes": (torch.float64, 1e-9, 0.5, 7)}
 
 def share(layout, rank, world_size):
     """The images of the global batch that the convolutions here read."""
-    part, of = (rank, world_size) if layout.convolves_its_own else (layout.replicas.rank, layout.replicas.size)
+    part, of = (rank, world_size) if layout.is_hybrid else (layout.replicas.rank, layout.replicas.size)
     return slice(part * BATCH // of, (part + 1) * BATCH // of)
 
 
 def two_steps(layout, dtype, dropout, classes, rank=0, world_size=1, compile=False):
     """Losses, unsharded gradients, unsharded weights and probabilities after two updates of a narrow model."""
     model = AlexNet(classes, WIDTH, dropout, layout).to(dtype)
-    model.initialize(seed=7)
+    model.init_weights(seed=7)
     data = torch.Generator().manual_seed(1)
     images = torch.randn(BATCH, 3, 224, 224, generator=data, dtype=dtype)
     labels = torch.randint(classes, (BATCH,), generator=data)
     labels[1] = BAD_LABEL  # so that the replicas do not count alike
     mine = share(layout, rank, world_size)
-    labels = labels if layout.convolves_its_own else labels[mine]
+    labels = labels if layout.is_hybrid else labels[mine]
     trained = replicate(model, layout)
     trained = compile_model(trained, CPU) if compile else trained
     update = TrainStep(trained, layout, PaperSGD(model.parameters(), lr=0.01), FULL, CPU, seed=3)
     found = {}
     for step in range(2):
         loss = update(images[mine], labels, step)
-        found[f"loss {step}"] = layout.replicas.sum(loss.clone())
+        found[f"loss {step}"] = layout.replicas.all_reduce(loss.clone())
     found |= {
-        f"gradient of {name}": model.shard_group(name).gather(p.grad).clone() for name, p in model.named_parameters()
+        f"gradient of {name}": model.shard_group(name).unshard(p.grad).clone() for name, p in model.named_parameters()
     }
     found |= {name: value.clone() for name, value in model.unsharded_state_dict().items()}
     return found, model.eval().probabilities(images[mine]).detach()
@@ -70,17 +70,13 @@ def two_steps(layout, dtype, dropout, classes, rank=0, world_size=1, compile=Fal
 def step_as_rank(context, folder, cases, compile=False):
     for name, (dtype, _, dropout, classes) in cases.items():
         result = two_steps(context.layout, dtype, dropout, classes, context.rank, context.world_size, compile)
-        mine = (
-            slice(0, BATCH)
-            if context.layout.convolves_its_own
-            else share(context.layout, context.rank, context.world_size)
-        )
+        mine = slice(0, BATCH) if context.layout.is_hybrid else share(context.layout, context.rank, context.world_size)
         torch.save((*result, [mine.start, mine.stop]), folder / f"{name}-{context.rank}")
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return {name: two_steps(whole(), dtype, *rest) for name, (dtype, _, *rest) in (CASES | ODD).items()}
+    return {name: two_steps(unsharded_layout(), dtype, *rest) for name, (dtype, _, *rest) in (CASES | ODD).items()}
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -114,7 +110,7 @@ def count_as_rank(context, folder, width):
     """One step's bytes: what the layers sent, and what DistributedDataParallel summed."""
     layout = context.layout
     model = AlexNet(12, width, 0.5, layout)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     trained, summed = replicate(model, layout), []
 
     def hook(group, bucket):
@@ -125,10 +121,10 @@ def count_as_rank(context, folder, width):
         trained.register_comm_hook(layout.replicas.group or layout.dense.group, hook)
     mine = share(layout, context.rank, context.world_size)
     images, labels = torch.randn(BATCH, 3, 224, 224)[mine], torch.arange(BATCH)
-    labels = labels if layout.convolves_its_own else labels[mine]
+    labels = labels if layout.is_hybrid else labels[mine]
     update = TrainStep(trained, layout, PaperSGD(model.parameters(), lr=0.01), FULL, CPU, seed=0)
     update(images, labels, 0)
-    sent = layout.dense.sent + (layout.towers.sent if layout.towers is not layout.dense else 0)
+    sent = layout.dense.bytes_sent + (layout.towers.bytes_sent if layout.towers is not layout.dense else 0)
     counts = {"sent": sent, "summed": sum(summed), "parameters": sum(p.nbytes for p in model.parameters())}
     (folder / f"{context.rank}.json").write_text(json.dumps(counts))
 
@@ -160,7 +156,7 @@ def trained(run_cli, data, out, *more, steps=4):
         *("train", "--data", data, "--out", out, "--device", "cpu", "--width", 0.05, "--batch-size", 12),
         *("--steps", steps, "--log-every", 1, "--eval-every", 100, "--lr", 0.001, *more),
     )
-    return metrics.read(out, "train"), checkpoint.read(checkpoint.all_of(out)[0])["parameters"]
+    return metrics.read(out, "train"), checkpoint.load(checkpoint.list_checkpoints(out)[0])["parameters"]
 
 
 def test_a_run_goes_on_in_another_layout(data, tmp_path, run_cli):

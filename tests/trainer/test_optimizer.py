@@ -16,11 +16,11 @@ from shards.dataset import Dataset
 from shards.synthetic import render_folders
 from trainer.alexnet import AlexNet
 from trainer.config import TrainConfig
-from trainer.launch import layout_of, leave_group
-from trainer.model_parallel import whole
+from trainer.launch import build_layout, leave_group
+from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import LARS, PaperSGD, build_optimizer
 from trainer.precision import Precision
-from trainer.schedule import large_batch_rate, learning_rate, lr_at, plateaus
+from trainer.schedule import count_plateaus, large_batch_lr, learning_rate, lr_at
 from trainer.train_step import TrainStep
 
 
@@ -69,15 +69,15 @@ def test_the_rate_is_divided_by_ten_at_each_drop():
 
 def test_the_rate_falls_on_plateaus_three_times_at_most():
     errors = [0.9, 0.8, 0.85, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
-    assert [plateaus(errors[:seen], 2) for seen in range(13)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3]
+    assert [count_plateaus(errors[:seen], 2) for seen in range(13)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3]
     assert learning_rate(0.01, 0, "plateau", errors[:7], 2) == pytest.approx(1e-4)
-    assert plateaus(errors, 20) == 0 and plateaus([], 1) == 0
+    assert count_plateaus(errors, 20) == 0 and count_plateaus([], 1) == 0
 
 
 def test_a_large_batchs_rate_is_in_proportion_after_warming_up():
-    rates = [large_batch_rate(0.01, 1024, epoch) for epoch in (0, 2.5, 5, 50)]
+    rates = [large_batch_lr(0.01, 1024, epoch) for epoch in (0, 2.5, 5, 50)]
     assert rates == pytest.approx([0.01, 0.045, 0.08, 0.08])
-    assert large_batch_rate(0.01, 128, 1) == pytest.approx(0.01)
+    assert large_batch_lr(0.01, 128, 1) == pytest.approx(0.01)
 
 
 def test_lars_is_algorithm_1_for_each_parameter():
@@ -104,13 +104,13 @@ def test_lars_is_algorithm_1_for_each_parameter():
 def lars_step(layout):
     """The unsharded weights after one LARS step of a narrow model whose gradients are random numbers."""
     model = AlexNet(3, width=0.05, layout=layout).double()
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     optimizer, rng = build_optimizer("large-batch", model, lr=1.0), torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         whole = torch.randn(model.unsharded_state_dict()[name].shape, generator=rng, dtype=torch.float64)
         # Far more in one half than in the other: a half's norm is not its share of the whole's
         whole[: len(whole) // 2] *= 10
-        parameter.grad = model.shard_group(name).slice(whole).clone()
+        parameter.grad = model.shard_group(name).shard(whole).clone()
     optimizer.step()
     return model.unsharded_state_dict()
 
@@ -120,14 +120,14 @@ def lars_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         for parallel in ("towers", "hybrid", "data"):
-            torch.save(lars_step(layout_of(parallel, "cpu", 2)), f"{folder}/{parallel}-{rank}.pt")
+            torch.save(lars_step(build_layout(parallel, "cpu", 2)), f"{folder}/{parallel}-{rank}.pt")
     finally:
         leave_group()
 
 
 def test_lars_takes_norms_of_whole_parameters_in_any_layout(tmp_path):
     mp.start_processes(lars_rank, (str(tmp_path),), nprocs=2)
-    alone = lars_step(whole())
+    alone = lars_step(unsharded_layout())
     for parallel in ("towers", "hybrid", "data"):
         for rank in (0, 1):
             for name, value in torch.load(tmp_path / f"{parallel}-{rank}.pt").items():
@@ -150,10 +150,10 @@ def crops(tmp_path_factory):
 def last_loss(crops, recipe, batch_size, lr, epochs=20):
     """The mean training loss of the last three epochs of a narrow model."""
     (images, labels), model = crops, AlexNet(4, width=0.1)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     optimizer, precision = build_optimizer(recipe, model, lr), Precision("fp32", torch.device("cpu"))
     config = TrainConfig("data", Path("run"), recipe=recipe, batch_size=batch_size, lr=lr, lr_steps=())
-    update = TrainStep(model, whole(), optimizer, precision, torch.device("cpu"), seed=0)
+    update = TrainStep(model, unsharded_layout(), optimizer, precision, torch.device("cpu"), seed=0)
     batches, losses = len(images) // batch_size, []
     for step in range(epochs * batches):
         epoch, number = divmod(step, batches)
@@ -169,7 +169,7 @@ def test_eight_times_the_batch_comes_to_the_same_loss_in_as_many_epochs(crops, m
     # All of it an eighth of the paper's size: 16 images instead of 128, and 128 instead of 1024. Each recipe has the
     # best --lr of three. Measured for three orders: the large batch's loss is 0.82, 0.91 and 1.04 of the small one's;
     # by the paper's rule, at a rate in proportion, 2.0 and 3.1
-    monkeypatch.setattr("trainer.schedule.PAPERS_BATCH", 16)
+    monkeypatch.setattr("trainer.schedule.PAPER_BATCH_SIZE", 16)
     small = last_loss(crops, "paper", 16, 0.003)
     assert small < 0.6
     assert last_loss(crops, "large-batch", 128, 0.01) < 1.4 * small

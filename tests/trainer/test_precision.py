@@ -7,7 +7,7 @@ from shards.errors import InputError
 from trainer import checkpoint
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
-from trainer.model_parallel import whole
+from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import PaperSGD
 from trainer.precision import Precision, compile_model
 from trainer.train_step import TrainStep
@@ -18,11 +18,11 @@ CPU = torch.device("cpu")
 def steps(precision, build=lambda model: model, count=2):
     """Losses and the change of each parameter over some updates of a narrow model."""
     model = AlexNet(10, width=0.1)
-    model.initialize(seed=1)
+    model.init_weights(seed=1)
     before = {name: value.clone() for name, value in model.unsharded_state_dict().items()}
     optimizer, data = PaperSGD(model.parameters(), lr=0.01), torch.Generator().manual_seed(2)
     images, labels = 50 * torch.randn(8, 224, 224, 3, generator=data).movedim(-1, 1), torch.arange(8)
-    update = TrainStep(build(model), whole(), optimizer, precision, CPU, seed=5)
+    update = TrainStep(build(model), unsharded_layout(), optimizer, precision, CPU, seed=5)
     losses = [update(images, labels, step).item() for step in range(count)]
     assert all(value.dtype == torch.float32 for value in model.unsharded_state_dict().values())
     return losses, {name: value - before[name] for name, value in model.unsharded_state_dict().items()}
@@ -45,11 +45,11 @@ def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale():
     optimizer = PaperSGD([weight], lr=0.1)
     before = precision.scaler.get_scale()
     precision.backward(weight.sum() * float("inf"))
-    precision.update(optimizer)
+    precision.step(optimizer)
     assert torch.equal(weight.detach(), torch.ones(3)) and precision.scaler.get_scale() == before / 2
     optimizer.zero_grad()
     precision.backward(weight.sum())
-    precision.update(optimizer)
+    precision.step(optimizer)
     assert weight[0].item() == pytest.approx(1 - 0.1 * (1 + 0.0005))
 
 
@@ -58,7 +58,7 @@ def overflow_in_one(context, out):
     precision = Precision("fp16", context.device, context.world_size)
     weight = torch.nn.Parameter(torch.ones(3))
     precision.backward(weight.sum() * (float("inf") if context.rank == 1 else 1.0))
-    precision.update(PaperSGD([weight], lr=0.1))
+    precision.step(PaperSGD([weight], lr=0.1))
     torch.save([weight.detach(), precision.scaler.get_scale()], out / str(context.rank))
 
 
@@ -73,19 +73,19 @@ def test_the_scale_is_in_the_checkpoint(tmp_path):
     precision = Precision("fp16", CPU)
     weight = torch.nn.Parameter(torch.ones(3))
     precision.backward(weight.sum() * float("inf"))
-    precision.update(PaperSGD([weight], lr=0.1))
+    precision.step(PaperSGD([weight], lr=0.1))
     model = AlexNet(2, width=0.05)
-    model.initialize(seed=0)
+    model.init_weights(seed=0)
     optimizer = PaperSGD(model.parameters(), lr=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    writer = checkpoint.Writer(tmp_path, writes=True, keep=1)
-    writer.save(1, model, optimizer, {"config": {}, "errors": [], "precision": precision.state()})
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1)
+    writer.save(1, model, optimizer, {"config": {}, "errors": [], "precision": precision.state_dict()})
     writer.wait()
     other = Precision("fp16", CPU)
-    other.load(checkpoint.load(checkpoint.all_of(tmp_path)[0])["precision"])
-    assert other.state() == precision.state()
+    other.load_state_dict(checkpoint.parse(checkpoint.list_checkpoints(tmp_path)[0])["precision"])
+    assert other.state_dict() == precision.state_dict()
 
 
 @pytest.mark.long
@@ -99,7 +99,7 @@ def test_a_compiled_step_is_the_plain_one():
 
 def test_a_net_is_traced_whole_but_for_the_drawing_of_its_dropout():
     model = AlexNet(10, width=0.05, dropout=0)
-    model.initialize(seed=1)
+    model.init_weights(seed=1)
     images = torch.randn(2, 3, 224, 224).to(memory_format=torch.channels_last)  # as the feed makes them
     torch.compile(model, backend="aot_eager", fullgraph=True)(images).sum().backward()
     assert model.conv1.weight.grad.abs().max() > 0

@@ -25,7 +25,7 @@ from tests.conftest import PROJECT
 from trainer import checkpoint, metrics
 from trainer import train as training
 from trainer.config import TrainConfig
-from trainer.preemption import EXIT_PREEMPTED, SIGNALS, Stopped
+from trainer.preemption import EXIT_PREEMPTED, SIGNALS, Preempted
 from trainer.train_step import TrainStep
 
 STEPS = 20  # two epochs of 8 and a half
@@ -72,7 +72,7 @@ def told_lines(out):
 
 
 def newest(out):
-    return checkpoint.read(checkpoint.all_of(out)[0])
+    return checkpoint.load(checkpoint.list_checkpoints(out)[0])
 
 
 def assert_same(out, other):
@@ -82,7 +82,7 @@ def assert_same(out, other):
     for kind in ("parameters", "velocity"):
         for name, value in theirs[kind].items():
             assert torch.equal(ours[kind][name], value), name
-    assert checkpoint.read(out / checkpoint.BEST)["step"] == checkpoint.read(other / checkpoint.BEST)["step"]
+    assert checkpoint.load(out / checkpoint.BEST)["step"] == checkpoint.load(other / checkpoint.BEST)["step"]
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,12 @@ def test_killed_many_times_at_random_a_run_ends_as_the_unbroken_one(data, unbrok
         number += 1
         out = tmp_path / f"run{number}"
         while True:
-            seen = [path.name for path in checkpoint.all_of(out)]
+            seen = [path.name for path in checkpoint.list_checkpoints(out)]
             running = context.Process(target=run, args=(data, out))
             running.start()
             # Mostly after some progress, so that it ends; now and then at once
             while running.is_alive() and rng.random() < 0.999:
-                if [path.name for path in checkpoint.all_of(out)] != seen:
+                if [path.name for path in checkpoint.list_checkpoints(out)] != seen:
                     break
                 time.sleep(0.005)
             running.join(rng.random() * 0.2)
@@ -147,7 +147,7 @@ def test_asked_to_stop_anywhere_it_loses_nothing(data, unbroken, tmp_path, monke
     before = [signal.getsignal(each) for each in SIGNALS]
     with monkeypatch.context() as patch:
         raising(patch, where, number, at)
-        with pytest.raises(Stopped):
+        with pytest.raises(Preempted):
             run(data, out)
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert newest(out)["step"] == step and not any(line["step"] >= step for line in metrics.read(out, "eval"))
@@ -159,7 +159,7 @@ def test_asked_to_stop_in_the_last_evaluation_it_makes_that_anew(data, unbroken,
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         raising(patch, (training, "evaluate"), signal.SIGTERM, 4)  # the one of ten crops
-        with pytest.raises(Stopped):
+        with pytest.raises(Preempted):
             run(data, out)
     assert newest(out)["step"] == STEPS and "nothing is left to do" not in capsys.readouterr().out
     run(data, out)
@@ -223,17 +223,17 @@ def test_two_commands_do_not_write_to_one_run(data, tmp_path, monkeypatch):
 def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_taken(data, unbroken, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
-    last, before = checkpoint.all_of(out)[:2]
+    last, before = checkpoint.list_checkpoints(out)[:2]
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
-    step = checkpoint.read(before)["step"]
+    step = checkpoint.load(before)["step"]
     run(data, out)
     told = capsys.readouterr()
     assert f"{last} is no readable checkpoint (its digest is not that of what it holds)" in told.err
     assert f"Resumed after step {step}" in told.out
     assert_same(out, unbroken)
-    for path in checkpoint.all_of(out):
+    for path in checkpoint.list_checkpoints(out):
         path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="none of its 3 checkpoints can be read"):
         run(data, out)
@@ -255,14 +255,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_images_and_checkpoint(d
     assert "the last good checkpoint is" in told and "checkpoint-00000006.safetensors" in told
     listed = re.search(r"and 2 more, see (\S+): ", told).group(1)
     assert len(Path(listed).read_text().splitlines()) == 10
-    assert [checkpoint.read(path)["step"] for path in checkpoint.all_of(tmp_path / "run")] == [6, 3]
+    assert [checkpoint.load(path)["step"] for path in checkpoint.list_checkpoints(tmp_path / "run")] == [6, 3]
 
 
 def test_a_rate_that_is_too_high_ends_the_run_with_no_checkpoint_of_it(data, tmp_path):
     with pytest.raises(InputError, match=r"the loss is (nan|inf) at step|is not finite after step"):
         run(data, tmp_path / "run", lr=1e4, checkpoint_every=1)
-    for path in checkpoint.all_of(tmp_path / "run"):
-        assert all(tensor.isfinite().all() for tensor in checkpoint.read(path)["parameters"].values())
+    for path in checkpoint.list_checkpoints(tmp_path / "run"):
+        assert all(tensor.isfinite().all() for tensor in checkpoint.load(path)["parameters"].values())
 
 
 def test_a_full_disk_is_told_at_the_next_step(data, tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_plateau_drops_the_rate_and_resuming_keeps_it(data, tmp_path, monkeypa
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         raising(patch, STEP, signal.SIGTERM, 19)
-        with pytest.raises(Stopped):
+        with pytest.raises(Preempted):
             run(data, out, **words)
     run(data, out, **words)
     assert_same(out, tmp_path / "whole")
@@ -315,15 +315,15 @@ def test_the_clock_tells_waiting_from_working(monkeypatch):
             now[0] += 3.0
             yield "batch"
 
-    clock = metrics.Clock(torch.device("cpu"))
-    for _ in clock.waiting(slow()):
+    clock = metrics.StepTimer(torch.device("cpu"))
+    for _ in clock.time_waiting(slow()):
         now[0] += 1.0
         clock.images += 8
     with clock.paused():
         now[0] += 100.0
-    assert clock.look() == {"img_per_s": 2.0, "data_wait": 0.75}
+    assert clock.lap() == {"img_per_s": 2.0, "data_wait": 0.75}
     now[0] += 1.0
-    assert clock.look() == {"img_per_s": 0.0, "data_wait": 0.0}
+    assert clock.lap() == {"img_per_s": 0.0, "data_wait": 0.0}
 
 
 @pytest.mark.gpu
@@ -337,13 +337,13 @@ def test_on_a_gpu_waiting_is_when_the_device_stands_idle():
             time.sleep(slept)
             yield None
 
-    clock = metrics.Clock(device)
-    for _ in clock.waiting(batches()):
+    clock = metrics.StepTimer(device)
+    for _ in clock.time_waiting(batches()):
         pass
     torch.cuda.synchronize()
-    assert clock.look()["data_wait"] > 0.9
-    for _ in clock.waiting(batches()):
+    assert clock.lap()["data_wait"] > 0.9
+    for _ in clock.time_waiting(batches()):
         for _ in range(200):  # far longer than the next batch takes
             work = work @ work
     torch.cuda.synchronize()
-    assert clock.look()["data_wait"] < 0.5
+    assert clock.lap()["data_wait"] < 0.5
