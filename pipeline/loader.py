@@ -28,11 +28,11 @@ import numpy as np
 import torch
 
 from pipeline import graph
+from shards.cache import Prefetcher
 from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.images import check
+from shards.images import check_image
 from shards.index import components, write_index
-from shards.remote import Ahead
 from shards.tars import IMAGE_EXTENSIONS
 
 BAD_LABEL = -1  # the label of an image that cannot be decoded; another stands in its place
@@ -180,7 +180,7 @@ class Loader:
     def pipeline(self, epoch: int, start: int = 0):
         """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end others follow."""
         _trim_heap()
-        if self.dataset.remote and not self.dataset.remote.by_dali:
+        if self.dataset.remote and not self.dataset.remote.read_by_dali:
             fetched = self._fetched(epoch, start)
             return self._graph(functools.partial(graph.fetched_reader, lambda: next(fetched)), epoch, start)
         rows = self._replace_bad(self._rows(epoch, start))
@@ -212,9 +212,9 @@ class Loader:
             rows = self._replace_bad(self._rows(number, start if number == epoch else 0))
             runs = np.split(rows, np.flatnonzero(np.diff(rows[:, 0])) + 1)
             order = [self.shards[run[0, 0]] for run in runs]
-            ahead = Ahead(self.dataset.open, order, self.dataset.remote.ahead(self.shards))
+            prefetcher = Prefetcher(self.dataset.open, order, self.dataset.remote.prefetch_depth(self.shards))
             for position, run in enumerate(runs):
-                with ahead.open(position) as file:
+                with prefetcher.open(position) as file:
                     for shard, sample in run.tolist():
                         for extensions, parts in ((IMAGE_EXTENSIONS, images), (("cls",), numbers)):
                             offset, size = self._part(shard, sample, extensions)
@@ -315,7 +315,7 @@ class Loader:
             pipe.run()
         except RuntimeError as error:
             # DALI's own words are of its insides; ours say what the image is
-            return check(data)[0] or "DALI: " + " ".join(str(error).split())[-120:]
+            return check_image(data)[0] or "DALI: " + " ".join(str(error).split())[-120:]
         return None
 
     def _notice(self, text: str) -> None:

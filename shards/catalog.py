@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shards.sources import SourceImage
+from shards.sources.base import SourceImage
 
 LONGEST_KEY = 80  # a tar's plain header holds names of 100 bytes
 CHUNK = 500  # rows asked for at once

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import xxhash
 
 from shards import images, tars
-from shards.errors import InputError
-from shards.sources import read_label, told_class
+from shards.errors import InputError, Unreadable
+from shards.sources.webdataset import class_name, read_label
 
 
 class Found(NamedTuple):
@@ -41,22 +41,22 @@ def check_sample(file: int, where: str, sample: tars.TarSample, decode: bool) ->
     except InputError as error:
         return found(str(error).partition(": ")[2])
     about = tars.description(file, sample)
-    told = told_class(sample, about)
-    if sample.image.size > images.MOST_BYTES:
-        return found(f"its image has {sample.image.size} bytes, more than {images.MOST_BYTES}")
+    told = class_name(sample, about)
+    if sample.image.size > images.MAX_BYTES:
+        return found(f"its image has {sample.image.size} bytes, more than {images.MAX_BYTES}")
     data = os.pread(file, sample.image.size, sample.image.offset)
     checksum = about.get("xxh3")
     if isinstance(checksum, str) and checksum != xxhash.xxh3_64_hexdigest(data):
         return found("its bytes are not those that were written (xxh3)")
     try:
         width, height, kind = images.read_header(data)
-    except images.Unreadable as error:
+    except Unreadable as error:
         return found(str(error))
     if kind in images.UNDECODABLE:
         return found(f"DALI decodes no {kind}: `python cli.py shard` stores it as another JPEG, if it can be read")
     wrong = None
     if decode:
-        wrong, complaint = images.check(data)
+        wrong, complaint = images.check_image(data)
     return found(wrong)
 
 

@@ -26,12 +26,13 @@ from shards import tars
 from shards.atomic import Flusher, atomic_write, locked
 from shards.catalog import Catalog, CatalogEntry
 from shards.dataset import Dataset
-from shards.errors import InputError
-from shards.images import MOST_BYTES, Prepared, Unreadable, prepare
+from shards.errors import InputError, Unreadable
+from shards.images import MAX_BYTES, Prepared, prepare
 from shards.index import entry, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import LeftOut, Shard, Sizes, Split
-from shards.sources import Source, find
+from shards.sources.base import Source
+from shards.sources.detect import find_source
 from shards.tars import BLOCK, padded
 
 # Hidden files of a conversion that is not finished: which one it is, its list of images, parquet files laid down
@@ -91,14 +92,14 @@ def write_dataset(
 ) -> Dataset:
     """Writes the source at `root` to the folder `out`, train in a seeded global shuffle, and returns what was written.
 
-    Args: kind: of `shards.sources.KINDS`, or "auto"; size, quality, max_pixels: see `Options`; shard_size: bytes,
+    Args: kind: of `shards.sources.base.KINDS`, or "auto"; size, quality, max_pixels: see `Options`; shard_size: bytes,
     about; workers: one a core when None; strict: fail when an image is left out. Raises: InputError for a source of
     no known layout, a folder that cannot be written or holds another data set, a full disk, and when nothing is left
     of a split.
     """
     options, workers = Options(size, quality, max_pixels), workers or cores()
     with _claimed(out):
-        source = find(root, kind, out / SCRATCH, workers)
+        source = find_source(root, kind, out / SCRATCH, workers)
         # Archives need not be listed to know whether this very conversion is already finished
         plan = _plan(options, shard_size, seed, source, _stamp(source)) if source.containers else None
         if plan and (finished := _finished(out, plan)):
@@ -299,7 +300,7 @@ def write_shard(tar: Path, ids: np.ndarray, root: Path, classes: tuple, options:
                     length += len(piece)
                 _write(file.fileno(), pieces)
                 flusher.wrote(len(prepared.jpeg))
-                changed.update([prepared.changed] if prepared.changed else [])
+                changed.update([prepared.reencoded] if prepared.reencoded else [])
                 scaled_down += prepared.scaled_down
                 stored.append((image.label, prepared.width, prepared.height))
                 tick(1, len(prepared.jpeg))
@@ -354,8 +355,8 @@ def _read(root: Path, image: CatalogEntry) -> bytes:
     """An image's bytes. Raises Unreadable when they are not there."""
     if image.length < 0:
         raise Unreadable("not a regular file")
-    if image.length > MOST_BYTES:
-        raise Unreadable(f"{image.length} bytes are more than {MOST_BYTES}")
+    if image.length > MAX_BYTES:
+        raise Unreadable(f"{image.length} bytes are more than {MAX_BYTES}")
     try:
         file = os.open(os.path.join(os.fsencode(root), image.file), os.O_RDONLY | os.O_NONBLOCK)
         try:

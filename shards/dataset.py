@@ -43,7 +43,7 @@ class Dataset:
     def load(cls, where: Path | Remote) -> "Dataset":
         """Raises InputError when there is no data set, or its description is damaged or of another format."""
         remote = where if isinstance(where, Remote) else None
-        root, path = (remote.copy_description(), f"{remote}/{FILE}") if remote else (where, where / FILE)
+        root, path = (remote.copy_metadata(), f"{remote}/{FILE}") if remote else (where, where / FILE)
         if not root.is_dir():
             raise InputError(f"{root} is no folder: give the --out of `python cli.py shard`")
         try:
@@ -93,7 +93,7 @@ class Dataset:
         """The paths or URLs of the split's tars, in order. Raises InputError when one is missing or has another length
         than was written, as far as that can be told before it is fetched."""
         if self.remote:
-            return self.remote.tars(self.split(split).shards)
+            return self.remote.tar_urls(self.split(split).shards)
         tars = []
         remedy = "bring it back, or write the data set to a new folder"
         for shard in self.split(split).shards:

@@ -14,7 +14,8 @@ from shards.errors import InputError
 from shards.index import entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard, Sizes, Split
-from shards.sources import label_names, labels, tars_by_split
+from shards.sources.labels import class_words
+from shards.sources.webdataset import class_names, tars_by_split
 
 
 def describe_tars(root: Path, workers: int | None = None) -> Dataset:
@@ -27,7 +28,7 @@ def describe_tars(root: Path, workers: int | None = None) -> Dataset:
         grouped = tars_by_split(root)
         jobs = [(tar,) for group in grouped.values() for tar in group]
         adopted = run_jobs(describe_tar, jobs, workers or cores(), "describe tars", None)
-        classes = label_names(part.told for part in adopted)
+        classes = class_names(part.told for part in adopted)
         by_tar = dict(zip((tar for (tar,) in jobs), adopted, strict=True))
         splits = {}
         for name, group in grouped.items():
@@ -44,7 +45,7 @@ def describe_tars(root: Path, workers: int | None = None) -> Dataset:
                 first = splits[name].quarantined[0] if splits[name].quarantined else None
                 why = f" ({first.shard}: {first.key}: {first.reason})" if first else ""
                 raise InputError(f"{root}: no sample of the {name} split can be used{why}")
-        known = labels.words(root)
+        known = class_words(root)
         dataset = Dataset(
             root=root,
             classes=classes,

@@ -1,59 +1,58 @@
-"""One image's bytes as found, to the bytes that a shard stores.
+"""From an image's bytes in the source to the bytes that a shard stores: kept, re-encoded, scaled down or skipped.
 
 A JPEG keeps its bytes when every decoder, on CPU and GPU, sees the same image in it: 8 bits, Huffman coded, gray or
-YCbCr with chroma at full, half-width or quarter resolution, upright, whole. Whatever else Pillow can read becomes such
-a JPEG; what nothing reads, or what has lost its end, is `Unreadable`. docs/shards.md has the table.
+YCbCr with chroma at full, half-width or quarter resolution, upright, complete. Whatever else Pillow can read becomes
+such a JPEG; what nothing reads, or what has lost its end, is `Unreadable`. docs/shards.md has the table.
 """
 
 import io
-import re
 import warnings
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps
 
-MOST_PIXELS = 64 * 2**20  # above this an image is taken for a decompression bomb; ImageNet's largest has 29 million
-MOST_BYTES = 256 * 2**20  # and a file above this for no image
-ORIENTATION = 0x0112  # EXIF tag
-UNDECODABLE = ("GIF", "12-bit JPEG", "arithmetic or lossless JPEG")  # kinds that DALI's decoders refuse
-SAMPLINGS = {(): "gray", ((1, 1),) * 3: "444", ((2, 1), (1, 1), (1, 1)): "422", ((2, 2), (1, 1), (1, 1)): "420"}
+from shards.errors import Unreadable
+from shards.jpeg import ARITHMETIC_OR_LOSSLESS, MAX_PIXELS, ORIENTATION, JpegHeader, check_pixel_count, read_jpeg_header
 
-# Frame headers: all but 0xC4, 0xC8 and 0xCC of 0xC0..0xCF. Baseline, extended and progressive Huffman are read anywhere
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
-MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # one that ends a scan's data: no stuffed byte, no restart
+MAX_BYTES = 256 * 2**20  # a larger file is not taken for an image
+UNDECODABLE = ("GIF", "12-bit JPEG", ARITHMETIC_OR_LOSSLESS)  # kinds that DALI's decoders refuse
 
-Image.MAX_IMAGE_PIXELS = None  # MOST_PIXELS is asked before anything is decoded
+# What turns an image upright, by its EXIF orientation
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SWAPS_SIDES = (5, 6, 7, 8)
 
-
-class Unreadable(Exception):
-    """Not an image, or not a whole one; the message is the reason."""
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked before anything is decoded
 
 
 class Prepared(NamedTuple):
-    """What is stored: the JPEG, its width and height, why it is not the bytes that were found (None when it is: "PNG",
-    "CMYK", ...; not told for squares, which are all encoded anew), and whether `max_pixels` made it smaller."""
+    """What is stored: the JPEG, its width and height, why it was re-encoded ("PNG", "CMYK JPEG", ...; None when it has
+    the source's bytes, and for squares, which are all re-encoded), and whether `max_pixels` made it smaller."""
 
     jpeg: bytes
     width: int
     height: int
-    changed: str | None = None
+    reencoded: str | None = None
     scaled_down: bool = False
 
 
-@dataclass(frozen=True)
-class Jpeg:
-    """A JPEG's header. `odd` names what keeps decoders from agreeing on it, None for nothing; `plain` says that
-    simplejpeg can decode it to RGB."""
+class _Decoded(NamedTuple):
+    """An upright RGB image, perhaps decoded at reduced size; its sides as stored, its orientation, and its kind."""
 
-    width: int
-    height: int
-    odd: str | None
-    plain: bool
+    image: Image.Image
+    sides: tuple[int, int]
     orientation: int
+    kind: str | None
 
 
 def prepare(data: bytes, size: int | None, quality: int, max_pixels: int | None = None) -> Prepared:
@@ -67,8 +66,8 @@ def prepare(data: bytes, size: int | None, quality: int, max_pixels: int | None 
         raise Unreadable("empty file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and palettes; both are dealt with here
-            return _prepare(data, size, quality, max_pixels or MOST_PIXELS)
+            warnings.simplefilter("ignore")  # Pillow warns of unusual EXIF and palettes; both are handled here
+            return _prepare(data, size, quality, max_pixels or MAX_PIXELS)
     except Unreadable:
         raise
     except MemoryError:
@@ -78,47 +77,49 @@ def prepare(data: bytes, size: int | None, quality: int, max_pixels: int | None 
 
 
 def _prepare(data: bytes, size: int | None, quality: int, max_pixels: int) -> Prepared:
-    jpeg = jpeg_header(data)
-    if jpeg and not jpeg.odd and not size and jpeg.width * jpeg.height <= max_pixels:
-        return Prepared(data, jpeg.width, jpeg.height)
-    if jpeg and jpeg.plain:
-        image = _upright(Image.fromarray(_decoded(data, jpeg, size, max_pixels)), jpeg.orientation)
-        found, orientation = (jpeg.width, jpeg.height), jpeg.orientation
-    else:
-        opened = Image.open(io.BytesIO(data))
-        _not_too_large(*opened.size)
-        image, found = _rgb(ImageOps.exif_transpose(opened)), opened.size
-        orientation = opened.getexif().get(ORIENTATION, 1)
+    header = read_jpeg_header(data)
+    if header and not header.incompatible and not size and header.width * header.height <= max_pixels:
+        return Prepared(data, header.width, header.height)
+    image, sides, orientation, kind = _decode(data, header, size, max_pixels)
     if size:
-        return Prepared(_encoded(scaled_square(image, size), quality), size, size)
-    too_large = found[0] * found[1] > max_pixels
+        return Prepared(_encode(scaled_square(image, size), quality), size, size)
+    too_large = sides[0] * sides[1] > max_pixels
     if too_large:
-        width, height = found[::-1] if orientation in TURNS_SIDES else found
+        width, height = _upright_sides(sides, orientation)
         shrink = (max_pixels / (width * height)) ** 0.5
         # Rounded down, so that the product is at most max_pixels
         image = image.resize((max(1, int(width * shrink)), max(1, int(height * shrink))), Image.Resampling.BILINEAR)
-    changed = jpeg.odd if jpeg else opened.format
-    return Prepared(_encoded(image, quality), *image.size, changed=changed, scaled_down=too_large)
+    return Prepared(_encode(image, quality), *image.size, reencoded=kind, scaled_down=too_large)
 
 
-def check(data: bytes) -> tuple[str | None, str | None]:
-    """Decodes a stored image wholly. Returns what is wrong with it and what its decoder merely complains of, None for
-    nothing: a truncated image is wrong, stray bytes between its parts are not."""
+def _decode(data: bytes, header: JpegHeader | None, size: int | None, max_pixels: int) -> _Decoded:
+    if header and header.decodes_to_rgb:
+        image = Image.fromarray(decode_jpeg(data, header, size, max_pixels))
+        if header.orientation in TRANSPOSES:
+            image = image.transpose(TRANSPOSES[header.orientation])
+        return _Decoded(image, (header.width, header.height), header.orientation, header.incompatible)
+    opened = _open(data)
+    kind = header.incompatible if header else opened.format
+    image = _to_rgb(ImageOps.exif_transpose(opened))
+    return _Decoded(image, opened.size, opened.getexif().get(ORIENTATION, 1), kind)
+
+
+def check_image(data: bytes) -> tuple[str | None, str | None]:
+    """Decodes a stored image completely. Returns what is wrong with it and what its decoder merely warns of, each None
+    for nothing: a truncated image is wrong, stray bytes between its segments are not."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            jpeg = jpeg_header(data)
-            if not jpeg or not jpeg.plain:
-                opened = Image.open(io.BytesIO(data))
-                _not_too_large(*opened.size)
-                opened.load()
+            header = read_jpeg_header(data)
+            if not header or not header.decodes_to_rgb:
+                _open(data).load()
                 return None, None
             try:
                 simplejpeg.decode_jpeg(data)
-            except ValueError as complaint:
-                _not_truncated(complaint)
+            except ValueError as warning:
+                _check_not_truncated(warning)
                 simplejpeg.decode_jpeg(data, strict=False)
-                return None, str(complaint)
+                return None, str(warning)
             return None, None
     except MemoryError:
         return "decoding it takes too much memory", None
@@ -130,19 +131,15 @@ def read_header(data: bytes) -> tuple[int, int, str]:
     """An image's width and height as a viewer sees them, and its kind ("JPEG", "CMYK JPEG", "PNG", ...), from its
     header alone. Raises Unreadable."""
     try:
-        jpeg = jpeg_header(data)
-        if jpeg:
-            sides, orientation, kind = (jpeg.width, jpeg.height), jpeg.orientation, jpeg.odd or "JPEG"
-        else:
-            opened = Image.open(io.BytesIO(data))
-            _not_too_large(*opened.size)
-            sides, orientation, kind = opened.size, opened.getexif().get(ORIENTATION, 1), opened.format
+        header = read_jpeg_header(data)
+        if header:
+            return *_upright_sides((header.width, header.height), header.orientation), header.incompatible or "JPEG"
+        opened = _open(data)
+        return *_upright_sides(opened.size, opened.getexif().get(ORIENTATION, 1)), str(opened.format)
     except Unreadable:
         raise
     except Exception as error:
         raise Unreadable(_reason(error)) from None
-    width, height = sides[::-1] if orientation in TURNS_SIDES else sides
-    return width, height, kind
 
 
 def scaled_sides(width: int, height: int, size: int) -> tuple[int, int]:
@@ -164,139 +161,47 @@ def scaled_square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
-def jpeg_header(data: bytes) -> Jpeg | None:
-    """What a JPEG says of itself; None when it is none. Raises Unreadable when it is one and has lost its end or its
-    image, or has too many pixels."""
-    if data[:3] != b"\xff\xd8\xff":
-        return None
-    position, jfif, adobe, exif = 2, False, None, None
-    try:
-        while True:
-            if data[position] != 0xFF:
-                # Stray bytes between segments: a decoder skips them and complains, and so is this image's state
-                position = data.index(b"\xff", position)
-            marker = data[position + 1]
-            if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-                position += 1 if marker == 0xFF else 2
-                continue
-            if marker in (0xDA, 0xD9):
-                raise Unreadable("a JPEG with no image in it")
-            length = data[position + 2] << 8 | data[position + 3]
-            if marker in FRAMES:
-                break
-            if marker == 0xE0:
-                jfif = jfif or data[position + 4 : position + 9] == b"JFIF\0"
-            elif marker == 0xEE and data[position + 4 : position + 9] == b"Adobe":
-                adobe = data[position + 15]
-            elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0" and exif is None:
-                exif = data[position + 4 : position + 2 + length]
-            position += 2 + length
-        bits = data[position + 4]
-        height, width = (data[position + i] << 8 | data[position + i + 1] for i in (5, 7))
-        count = data[position + 9]
-        parts = [(data[position + 10 + 3 * i], data[position + 11 + 3 * i]) for i in range(count)]
-    except (IndexError, ValueError):
-        raise Unreadable("truncated JPEG: it ends in its header") from None
-    _not_too_large(width, height)
-    if not _ends(data, position):
-        raise Unreadable("truncated JPEG: it has no end marker")
-    orientation = _orientation(exif)
-    color = _color(count, [identity for identity, _ in parts], jfif, adobe)
-    sampling = tuple((factors >> 4, factors & 15) for _, factors in parts) if count == 3 else ()
-    common = bits == 8 and marker in COMMON_FRAMES
-    odd = None
-    if not common:
-        odd = f"{bits}-bit JPEG" if bits != 8 else "arithmetic or lossless JPEG"
-    elif color not in ("gray", "YCbCr"):
-        odd = f"{color} JPEG"
-    elif sampling not in SAMPLINGS:
-        odd = "JPEG of unusual chroma sampling"
-    elif orientation != 1:
-        odd = "EXIF orientation"
-    return Jpeg(width, height, odd, common and color in ("gray", "YCbCr", "RGB"), orientation)
-
-
-# EXIF's orientations: what turns an image upright
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-TURNS_SIDES = (5, 6, 7, 8)
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
-
-
-def _orientation(exif: bytes | None) -> int:
-    if exif is None:
-        return 1
-    tags = Image.Exif()
-    try:
-        tags.load(exif)
-        found = tags.get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF says nothing, and the image does not suffer
-        return 1
-    return found if found in TURNS else 1
-
-
-def _color(count: int, identities: list[int], jfif: bool, adobe: int | None) -> str:
-    """How libjpeg understands a JPEG's components."""
-    if count == 1:
-        return "gray"
-    if count == 4:
-        return "YCCK" if adobe == 2 else "CMYK"
-    if count != 3:
-        return f"{count}-component"
-    if jfif:
-        return "YCbCr"
-    if adobe is not None:
-        return "RGB" if adobe == 0 else "YCbCr"
-    return "RGB" if bytes(identities) == b"RGB" else "YCbCr"
-
-
-def _ends(jpeg: bytes, frame: int) -> bool:
-    """Whether the end-of-image marker is there, with whatever behind it."""
-    if jpeg.endswith(b"\xff\xd9"):
-        return True
-    return any(jpeg[found.end() - 1] == 0xD9 for found in MARKER.finditer(jpeg, frame))
-
-
-def _decoded(data: bytes, jpeg: Jpeg, size: int | None, max_pixels: int) -> np.ndarray:
-    """H x W x 3 uint8. An image of at least four times the sides that are wanted is decoded at half of its own, and
-    so on: docs/shards.md says what that costs in PSNR. What the decoder only complains of is taken as it is."""
-    factor, shorter = 1, min(jpeg.width, jpeg.height)
-    wanted = size or shorter * min(1.0, (max_pixels / (jpeg.width * jpeg.height)) ** 0.5)
+def decode_jpeg(data: bytes, header: JpegHeader, size: int | None, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """H x W x 3. An image of at least four times the sides that `size` or `max_pixels` leave is decoded at half its
+    size, and so on: docs/shards.md says what that costs in PSNR. What the decoder only warns of is accepted."""
+    factor, shorter = 1, min(header.width, header.height)
+    wanted = size or shorter * min(1.0, (max_pixels / (header.width * header.height)) ** 0.5)
     while factor < 8 and shorter // (2 * factor) >= 2 * wanted:
         factor *= 2
-    sides = {"min_height": -(-jpeg.height // factor), "min_width": -(-jpeg.width // factor)} if factor > 1 else {}
+    reduced: dict[str, Any] = {}
+    if factor > 1:
+        reduced = {"min_height": -(-header.height // factor), "min_width": -(-header.width // factor)}
+    pixels: npt.NDArray[np.uint8]
     try:
-        return simplejpeg.decode_jpeg(data, **sides)
-    except ValueError as complaint:
-        _not_truncated(complaint)
-        return simplejpeg.decode_jpeg(data, strict=False, **sides)
+        pixels = simplejpeg.decode_jpeg(data, **reduced)
+    except ValueError as warning:
+        _check_not_truncated(warning)
+        pixels = simplejpeg.decode_jpeg(data, strict=False, **reduced)
+    return pixels
 
 
-def _encoded(image: Image.Image, quality: int) -> bytes:
+def _open(data: bytes) -> Image.Image:
+    """Opens an image with Pillow, without decoding it. Raises Unreadable when it has too many pixels."""
+    opened = Image.open(io.BytesIO(data))
+    check_pixel_count(*opened.size)
+    return opened
+
+
+def _upright_sides(sides: tuple[int, int], orientation: int) -> tuple[int, int]:
+    width, height = sides
+    return (height, width) if orientation in SWAPS_SIDES else (width, height)
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
     # Half-resolution chroma is JPEG's usual economy; whoever asks for quality 95 and more does not want it
-    return simplejpeg.encode_jpeg(np.asarray(image), quality, "RGB", "444" if quality >= 95 else "420")
+    jpeg: bytes = simplejpeg.encode_jpeg(np.asarray(image), quality, "RGB", "444" if quality >= 95 else "420")
+    return jpeg
 
 
-def _not_truncated(complaint: ValueError) -> None:
-    if "remature end" in str(complaint):
+def _check_not_truncated(warning: ValueError) -> None:
+    """Raises Unreadable when libjpeg's warning means that the image is not all there."""
+    if "remature end" in str(warning):
         raise Unreadable("truncated JPEG: its data end early")
-
-
-def _not_too_large(width: int, height: int) -> None:
-    if not width or not height:
-        raise Unreadable(f"{width} x {height} pixels")
-    if width * height > MOST_PIXELS:
-        raise Unreadable(f"{width} x {height} is more than {MOST_PIXELS:,} pixels")
 
 
 def _reason(error: Exception) -> str:
@@ -304,8 +209,8 @@ def _reason(error: Exception) -> str:
     return "not an image" if "cannot identify" in reason else reason
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: 16 bits scaled to 8, what shines through laid on white."""
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: 16 bits are scaled to 8, transparency is composited onto white."""
     if image.mode.startswith("I"):
         image = image.point(lambda value: value / 257).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

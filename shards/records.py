@@ -1,8 +1,10 @@
 """The records that `dataset.json` is made of: a split, its shards, and the images that are not in them."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,17 @@ class Sizes:
     pixels: int
     shorter_side: tuple[int, ...]
 
-    PERCENTILES = (0, 10, 50, 90, 100)
+    PERCENTILES: ClassVar = (0, 10, 50, 90, 100)
 
     @classmethod
-    def of(cls, images: np.ndarray | list) -> "Sizes":
+    def of(cls, images: npt.ArrayLike) -> "Sizes":
         """From the (width, height) of each image, N x 2."""
         sides = np.asarray(images, np.int64).reshape(-1, 2)
         if not len(sides):
             return cls(0, 0, 0, (0,) * len(cls.PERCENTILES))
         shorter = np.percentile(sides.min(axis=1), cls.PERCENTILES, method="nearest")
-        return cls(*sides.max(axis=0).tolist(), int(sides.prod(axis=1).max()), tuple(shorter.tolist()))
+        width, height = sides.max(axis=0).tolist()
+        return cls(width, height, int(sides.prod(axis=1).max()), tuple(shorter.tolist()))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from PIL import Image
 
 from shards.atomic import atomic_write
 from shards.convert import write_dataset
-from shards.images import MOST_PIXELS, _decoded, jpeg_header, scaled_sides, scaled_square
+from shards.images import decode_jpeg, scaled_sides, scaled_square
+from shards.jpeg import MAX_PIXELS, read_jpeg_header
 
 SIZE = 256
 SHARD = 256 * 2**20  # bytes, of ours and ShardWriter's tars alike
@@ -347,16 +348,16 @@ def libraries(setup: SimpleNamespace) -> dict:
 
 def scaled_decoding(setup: SimpleNamespace) -> dict:
     def reduced(data: bytes) -> np.ndarray:
-        return square(_decoded(data, jpeg_header(data), SIZE, MOST_PIXELS))
+        return square(decode_jpeg(data, read_jpeg_header(data), SIZE, MAX_PIXELS))
 
     def full(data: bytes) -> np.ndarray:
         return square(decode(data))
 
     def is_reduced(data: bytes) -> bool:
-        jpeg = jpeg_header(data)
-        return _decoded(data, jpeg, SIZE, MOST_PIXELS).shape[:2] != (jpeg.height, jpeg.width)
+        jpeg = read_jpeg_header(data)
+        return decode_jpeg(data, jpeg, SIZE, MAX_PIXELS).shape[:2] != (jpeg.height, jpeg.width)
 
-    data = [image for _, image in sample(setup.images) if jpeg_header(image).plain]
+    data = [image for _, image in sample(setup.images) if read_jpeg_header(image).decodes_to_rgb]
     affected = [image for image in data if is_reduced(image)]
     report = {"pictures": len(data), "affected": len(affected)}
     print(f"scaled_decoding: {len(affected)} of {len(data)} images are decoded at reduced size")

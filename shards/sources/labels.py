@@ -1,4 +1,4 @@
-"""What beside the images tells their classes: labels of a flat validation folder, and English words."""
+"""Files beside the images that describe their classes: labels of a flat validation folder, and English words."""
 
 import csv
 import gzip
@@ -17,20 +17,23 @@ MAPPING = "val.txt"  # a line each: FILE CLASS, CLASS being a number from 0 or a
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 WORDS = ("LOC_synset_mapping.txt", "synset_words.txt")  # a line each: "n01440764 tench, Tinca tinca"
-LARGEST_DEVKIT = 256 * 2**20  # bytes, unpacked; the true one has 2.5 MB
+MAX_DEVKIT = 256 * 2**20  # bytes, decompressed; the true one has 2.5 MB
 
 
-def of_val(root: Path, classes: Sequence[str]) -> Callable[[str], int]:
+def val_labels(root: Path, classes: Sequence[str]) -> Callable[[str], int]:
     """A function from a validation file's name (ILSVRC2012_val_00000001.JPEG) to its class number.
 
-    Raises: InputError when `root` has no labels or they cannot be read; the function, when it knows no such file.
+    Raises: InputError when `root` has no labels or they cannot be read; the function, for a file without a label.
     """
     if (root / SOLUTION).exists():
-        place, told = root / SOLUTION, _solution(root / SOLUTION)
+        path = root / SOLUTION
+        wnids = _read_solution(path)
     elif (root / MAPPING).exists():
-        place, told = root / MAPPING, _mapping(root / MAPPING, classes)
+        path = root / MAPPING
+        wnids = _read_mapping(path, classes)
     elif (root / DEVKIT).exists():
-        place, told = root / DEVKIT, _devkit(root / DEVKIT)
+        path = root / DEVKIT
+        wnids = _read_devkit(path)
     else:
         wanted = f"{DEVKIT}, {SOLUTION} or {MAPPING}"
         raise InputError(f"{root} has no labels for its validation images: put {wanted} there")
@@ -38,22 +41,22 @@ def of_val(root: Path, classes: Sequence[str]) -> Callable[[str], int]:
 
     def label_of(name: str) -> int:
         stem = Path(name).stem
-        if stem not in told:
-            raise InputError(f"{place} has no label for {name}: bring the labels of these very images")
-        if told[stem] not in number:
-            raise InputError(f"{place} says that {name} is of class {told[stem]}, which the train split lacks")
-        return number[told[stem]]
+        if stem not in wnids:
+            raise InputError(f"{path} has no label for {name}: bring the labels of these very images")
+        if wnids[stem] not in number:
+            raise InputError(f"{path} says that {name} is of class {wnids[stem]}, which the train split lacks")
+        return number[wnids[stem]]
 
     return label_of
 
 
-def words(root: Path) -> dict[str, str]:
-    """English words of WNIDs, where a list of them lies beside the images. They are for people only: a devkit that
-    cannot be read has none."""
-    place = next((root / name for name in WORDS if (root / name).is_file()), None)
-    if place:
-        pairs = (line.partition(" ") for line in _text(place).splitlines())
-        return {wnid: text.strip() for wnid, _, text in pairs if text.strip()}
+def class_words(root: Path) -> dict[str, str]:
+    """English words for WNIDs, where there is a list of them beside the images. They are only shown to people: a devkit
+    that cannot be read gives none."""
+    path = next((root / name for name in WORDS if (root / name).is_file()), None)
+    if path:
+        pairs = (line.partition(" ") for line in _read_text(path).splitlines())
+        return {wnid: words.strip() for wnid, _, words in pairs if words.strip()}
     if (root / DEVKIT).is_file():
         try:
             return dict(_synsets(root / DEVKIT, _devkit_files(root / DEVKIT)[META]).values())
@@ -62,29 +65,31 @@ def words(root: Path) -> dict[str, str]:
     return {}
 
 
-def _solution(path: Path) -> dict[str, str]:
+def _read_solution(path: Path) -> dict[str, str]:
+    """The WNID of each image, by its name without suffix, as of the other readers here."""
     try:
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(io.StringIO(_text(path)))}
+        rows = csv.DictReader(io.StringIO(_read_text(path)))
+        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
     except (KeyError, IndexError, AttributeError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is not Kaggle's list of ImageId,PredictionString ({error!r})") from None
 
 
-def _mapping(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    told = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+def _read_mapping(path: Path, classes: Sequence[str]) -> dict[str, str]:
+    wnids = {}
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
             file, named = line.replace(",", " ").split()
-            told[Path(file).stem] = classes[int(named)] if named.isdigit() else named
+            wnids[Path(file).stem] = classes[int(named)] if named.isdigit() else named
         except (ValueError, IndexError):
             form = f"FILE CLASS with CLASS from 0 to {len(classes) - 1} or a WNID"
             raise InputError(f"{path}, line {number}: {line[:80]!r} is not {form}") from None
-    return told
+    return wnids
 
 
-def _devkit(path: Path) -> dict[str, str]:
-    """The ground truth counts ILSVRC's own ids, from 1; meta.mat says which WNID each is."""
+def _read_devkit(path: Path) -> dict[str, str]:
+    """The ground truth has ILSVRC's own ids, which count from 1; meta.mat maps each to its WNID."""
     files = _devkit_files(path)
     wnids = {identity: wnid for identity, (wnid, _) in _synsets(path, files[META]).items()}
     try:
@@ -95,22 +100,23 @@ def _devkit(path: Path) -> dict[str, str]:
 
 
 def _devkit_files(path: Path) -> dict[str, bytes]:
+    """The content of TRUTH and META."""
     try:
         with gzip.open(path) as file:
-            content = file.read(LARGEST_DEVKIT + 1)
+            content = file.read(MAX_DEVKIT + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}): download it again") from None
-    if len(content) > LARGEST_DEVKIT:
-        raise InputError(f"{path} unpacks to more than {LARGEST_DEVKIT} bytes: it is not the devkit")
-    wanted = {
+    if len(content) > MAX_DEVKIT:
+        raise InputError(f"{path} decompresses to more than {MAX_DEVKIT} bytes: it is not the devkit")
+    files = {
         Path(name).name: content[offset : offset + size]
         for name, offset, size in tars.members(content, str(path))
         if Path(name).name in (TRUTH, META)
     }
     for name in (TRUTH, META):
-        if name not in wanted:
+        if name not in files:
             raise InputError(f"{path} holds no {name}: it is not the devkit of ILSVRC2012's tasks 1 and 2")
-    return wanted
+    return files
 
 
 def _synsets(path: Path, meta: bytes) -> dict[int, tuple[str, str]]:
@@ -120,14 +126,13 @@ def _synsets(path: Path, meta: bytes) -> dict[int, tuple[str, str]]:
     except ImportError:
         raise InputError(f"{path}: reading {META} needs scipy: pip install '.[devkit]', or write a {MAPPING}") from None
     try:
-        rows = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        rows = np.atleast_1d(rows)
+        rows = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
         return {int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"])) for row in rows}
     except Exception as error:  # scipy raises whatever the damage leads to
         raise InputError(f"{path}: {META} cannot be read ({error!r}): download it again") from None
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace")  # Windows puts a mark before the first line
     except OSError as error:

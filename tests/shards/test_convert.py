@@ -22,7 +22,7 @@ from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import components, index_tar, read_index, write_index
 from shards.records import Sizes
-from shards.sources import SourceImage
+from shards.sources.base import SourceImage
 from shards.synthetic import FORMS, render, render_folders
 from tests.support.image_kinds import READABLE, UNREADABLE, encoded, noise
 

@@ -10,7 +10,9 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from shards import images
-from shards.images import Unreadable, check, jpeg_header, prepare, read_header
+from shards.errors import Unreadable
+from shards.images import check_image, decode_jpeg, prepare, read_header
+from shards.jpeg import MAX_PIXELS, read_jpeg_header
 from tests.support.image_kinds import READABLE, UNREADABLE, encoded, noise, patched, sampled, smooth, turned
 
 
@@ -26,11 +28,11 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 def test_a_image_is_kept_or_becomes_a_common_jpeg(kind):
     made, change = READABLE[kind]
     prepared = prepare(made, None, 95)
-    assert prepared.changed == change and not prepared.scaled_down
+    assert prepared.reencoded == change and not prepared.scaled_down
     if change is None:
         assert prepared.jpeg == made
-    header = jpeg_header(prepared.jpeg)
-    assert (header.odd, header.width, header.height) == (None, prepared.width, prepared.height)
+    header = read_jpeg_header(prepared.jpeg)
+    assert (header.incompatible, header.width, header.height) == (None, prepared.width, prepared.height)
     assert (prepared.width, prepared.height) == read_header(made)[:2] == ((30, 40) if kind == "turned" else (40, 30))
     # Both of the libraries that read it afterwards see one image
     assert np.array_equal(simplejpeg.decode_jpeg(prepared.jpeg), pixels(prepared.jpeg))
@@ -62,7 +64,7 @@ def test_what_is_no_whole_image_is_unreadable(kind, size):
 
 
 def test_arithmetic_coding_is_told():
-    assert jpeg_header(patched(encoded(noise()), 0xC0, 1, 0xC9)).odd == "arithmetic or lossless JPEG"
+    assert read_jpeg_header(patched(encoded(noise()), 0xC0, 1, 0xC9)).incompatible == "arithmetic or lossless JPEG"
 
 
 def test_sixteen_bits_are_scaled_and_alpha_lies_on_white():
@@ -104,19 +106,19 @@ def test_a_strip_takes_no_more_memory_than_a_image():
 def test_decoding_at_half_size_keeps_a_large_image():
     made = encoded(smooth(size=(1500, 1100)), quality=95)
     whole = images.scaled_square(Image.fromarray(simplejpeg.decode_jpeg(made)), 256)
-    header = jpeg_header(made)
-    assert images._decoded(made, header, 256, images.MOST_PIXELS).shape == (550, 750, 3)
+    header = read_jpeg_header(made)
+    assert decode_jpeg(made, header, 256, MAX_PIXELS).shape == (550, 750, 3)
     assert psnr(pixels(prepare(made, 256, 100).jpeg), np.asarray(whole, float)) > 42
     # Less than twice the side that is wanted would be left
-    assert images._decoded(made, header, 300, images.MOST_PIXELS).shape == (1100, 1500, 3)
+    assert decode_jpeg(made, header, 300, MAX_PIXELS).shape == (1100, 1500, 3)
 
 
 def test_check_tells_damage_from_complaints():
     whole = encoded(noise(size=(80, 60)))
     stray = whole[:-2] + b"\x12\x34\x56" * 40 + whole[-2:]
     cut = whole[: len(whole) * 2 // 3] + b"\xff\xd9"
-    assert check(whole) == check(encoded(noise(), "PNG")) == (None, None)
-    assert "truncated" in check(cut)[0]
-    wrong, complaint = check(stray)
+    assert check_image(whole) == check_image(encoded(noise(), "PNG")) == (None, None)
+    assert "truncated" in check_image(cut)[0]
+    wrong, complaint = check_image(stray)
     assert wrong is None and (complaint is None or "extraneous" in complaint)
-    assert check(b"nothing")[0] == "not an image" and check(encoded(noise(), "PNG")[:-900])[0]
+    assert check_image(b"nothing")[0] == "not an image" and check_image(encoded(noise(), "PNG")[:-900])[0]

@@ -22,11 +22,13 @@ import torch
 
 from pipeline.loader import BAD_LABEL, Loader
 from pipeline.stats import Stats
+from shards import cache as cache_module
 from shards import remote
+from shards.cache import Cache
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import components, read_index
-from shards.remote import Cache, Remote
+from shards.remote import Remote
 from tests.conftest import free_port
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: http is not tested")
@@ -35,7 +37,7 @@ LARGEST = 420_000  # no shard of the rendered set is larger
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.01, 0.01))
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -219,7 +221,7 @@ def test_what_is_missing_or_does_not_fit_is_named(data, tmp_path, serve):
             list(loader_of(Remote(server.url, tmp_path / cache)).epoch(0))
 
     (copy / "train-000001.tar").unlink()
-    refused("train-000001.tar is missing: copy a whole data set there")
+    refused("train-000001.tar is missing: copy a complete data set there")
     lines = (copy / "train-000003.idx").read_text().splitlines()
     beyond = [*lines[:-1], "jpg 99999999 5 x.jpg cls 512 1 x.cls"]
     for number, spoilt in enumerate((lines[:1] + lines[2:], ["v1.2 1", lines[1]], beyond)):
@@ -256,7 +258,7 @@ def test_names_never_lead_out_of_the_cache(data, tmp_path, serve, name):
         ("https://host/set?sig=sesame", "without parameters"),
         ("simplecache::https://host/set", "without parameters"),
         ("memory://", "give the plain URL"),
-        ("nosuch://host/set", "no URL that fsspec reads"),
+        ("nosuch://host/set", "not a URL that fsspec reads"),
     ],
 )
 def test_urls_that_are_refused(url, words):
@@ -317,8 +319,8 @@ def test_the_least_recently_used_goes_and_never_one_in_use(cache, monkeypatch):
         file.close()
     assert names(cache) == "acd" and "".join(calls) == "abcd"
     with get("a"), get("c"), get("d"):
-        monkeypatch.setattr(remote, "PATIENCE", 0.3)
-        with pytest.raises(InputError, match="all that is in the cache is in use; raise --cache-size"):
+        monkeypatch.setattr(cache_module, "LOCK_TIMEOUT", 0.3)
+        with pytest.raises(InputError, match="every file in the cache is in use: raise --cache-size"):
             get("e")
         assert names(cache) == "acd" and not list(cache.root.glob("*/.*"))
     get("e").close()
@@ -428,7 +430,7 @@ def bucket(data):
 def test_s3_gives_the_batches_of_the_folder(data, bucket, tmp_path, monkeypatch, through):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     where = Remote(bucket) if through == "DALI" else Remote(bucket, tmp_path)
-    assert where.by_dali == (through == "DALI")
+    assert where.read_by_dali == (through == "DALI")
     near, far = loader_of(data), loader_of(where)
     assert_same(near.epoch(1), far.epoch(1))
     assert_same(list(near.epoch(2))[5:], far.epoch(2, start=5))

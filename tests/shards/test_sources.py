@@ -19,13 +19,15 @@ import webdataset as wds
 
 from pipeline.loader import Loader
 from pipeline.stats import Stats, complete
-from shards import processes, sources, tars
+from shards import convert, describe, tars
 from shards.convert import write_dataset
 from shards.dataset import Dataset
 from shards.describe import describe_tars
 from shards.errors import InputError
 from shards.index import components, index_tar, read_index
-from shards.sources import labels
+from shards.sources import labels, parquet, webdataset
+from shards.sources.base import KINDS
+from shards.sources.detect import detect, find_source
 from tests.conftest import PROJECT
 from tests.support import source_layouts as layouts
 from tests.support.image_kinds import encoded, noise
@@ -41,7 +43,8 @@ def run_here(function, jobs, *_):
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """Jobs run where the test does; what worker processes add is tested by `in_workers`."""
-    monkeypatch.setattr(processes, "run", run_here)
+    for module in (convert, describe, parquet, webdataset):
+        monkeypatch.setattr(module, "run_jobs", run_here)
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def expected(images) -> Counter:
 
 def listed(root: Path, kind="auto") -> dict[str, list[tuple[str, str]]]:
     """(name, class) of each image that a source lists, by split."""
-    source = sources.find(root, kind, root / ".scratch")
+    source = find_source(root, kind, root / ".scratch")
     return {
         split: [(image.name, source.classes[image.label]) for image in images]
         for split, images in source.splits.items()
@@ -173,14 +176,14 @@ def test_tars_of_ours_are_a_source_too(few, tmp_path):
 
 def test_no_layout_is_said_with_those_that_are_known(tmp_path):
     with pytest.raises(InputError, match="is empty: expected ROOT/train"):
-        sources.find(tmp_path)
+        find_source(tmp_path)
     (tmp_path / "cat.jpg").touch()
     (tmp_path / "cats.tar").touch()  # tells no split
     with pytest.raises(InputError, match="holds none of the known layouts: expected ROOT/train") as error:
-        sources.find(tmp_path)
-    assert all(kind in str(error.value) for kind in sources.KINDS)
-    with pytest.raises(InputError, match="is no folder"):
-        sources.find(tmp_path / "cat.jpg")
+        find_source(tmp_path)
+    assert all(kind in str(error.value) for kind in KINDS)
+    with pytest.raises(InputError, match="is not a folder"):
+        find_source(tmp_path / "cat.jpg")
 
 
 def test_two_layouts_at_once_must_be_chosen_from(few, tmp_path):
@@ -210,14 +213,14 @@ def test_other_official_archives_may_lie_beside(few, tmp_path):
     layouts.archives(tmp_path, few)
     for name in ("ILSVRC2012_img_test_v10102019.tar", "ILSVRC2012_img_train_t3.tar"):
         write(tmp_path / name, tar_of({}))
-    assert sources.detect(tmp_path) == "archives"
+    assert detect(tmp_path) == "archives"
 
 
 def test_tars_that_tell_no_split_are_named(few, tmp_path):
     layouts.webdataset(tmp_path, few)
     (tmp_path / "imagenet1k-validation-00.tar").rename(tmp_path / "more.tar")
-    refused(tmp_path, r"more\.tar does not tell its split: rename it")
-    with pytest.raises(InputError, match=r"more\.tar does not tell its split"):
+    refused(tmp_path, r"more\.tar has no split in its name: rename it")
+    with pytest.raises(InputError, match=r"more\.tar has no split in its name"):
         describe_tars(tmp_path)
 
 
@@ -376,8 +379,8 @@ def test_a_damaged_devkit_is_refused(few, tmp_path, monkeypatch):
     write(tmp_path / labels.DEVKIT, layouts.devkit(few))
     refused(tmp_path, r"meta\.mat cannot be read .*: download it again")
     write(tmp_path / labels.DEVKIT, whole)
-    monkeypatch.setattr(labels, "LARGEST_DEVKIT", 5000)
-    refused(tmp_path, "unpacks to more than 5000 bytes: it is not the devkit")
+    monkeypatch.setattr(labels, "MAX_DEVKIT", 5000)
+    refused(tmp_path, "decompresses to more than 5000 bytes: it is not the devkit")
 
 
 def test_the_words_of_a_damaged_devkit_are_not_missed_where_val_txt_has_the_labels(few, tmp_path):
@@ -450,7 +453,7 @@ def test_parquet_files_of_other_columns_are_refused(tmp_path):
 def test_parquet_labels_that_are_no_class_numbers_are_refused(tmp_path, label):
     for names in (layouts.NAMES, None):
         write_parquet(tmp_path / "train-0.parquet", [(JPEG, "a.jpg", 1), (JPEG, "b.jpg", label)], names)
-        refused(tmp_path, rf"train-0\.parquet, row 1: label {label} is no class number")
+        refused(tmp_path, rf"train-0\.parquet, row 1: label {label} is not a class number")
 
 
 def test_parquet_labels_beyond_the_names_are_refused(tmp_path):
@@ -471,7 +474,7 @@ def test_images_whose_names_disagree_name_no_class(tmp_path):
     rows = [(JPEG, "a_n01440764.JPEG", 0), (JPEG, "b_n01443537.JPEG", 0), (JPEG, "c_n01484850.JPEG", 1)]
     write_parquet(tmp_path / "train-0.parquet", rows[::2])
     write_parquet(tmp_path / "train-1.parquet", rows[1:2])
-    source = sources.find(tmp_path, scratch=tmp_path)
+    source = find_source(tmp_path, scratch=tmp_path)
     assert source.classes[:3] == (layouts.NAMES[0], "n01484850", layouts.NAMES[2])
     assert source.words == {"n01484850": layouts.NAMES[1]}
 
@@ -543,7 +546,7 @@ def test_a_parquet_bomb_ends_soon(in_workers, tmp_path, data, name, rows, dictio
     bomb(tmp_path / "root" / "train-0.parquet", data, name, rows, dictionary)
     assert (tmp_path / "root" / "train-0.parquet").stat().st_size < 10_000_000
     began = time.monotonic()
-    with pytest.raises(InputError, match=r"train-0\.parquet (unfolds to|asks for too much|has the columns)"):
+    with pytest.raises(InputError, match=r"train-0\.parquet (decompresses to|asks for too much|has the columns)"):
         write_dataset(tmp_path / "root", tmp_path / "set", workers=1)
     assert time.monotonic() - began < 15
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3 * 2**20  # KiB
@@ -766,9 +769,9 @@ def test_names_links_and_devices_in_a_tar_reach_nothing_outside(tmp_path):
         member = tarfile.TarInfo("link.cls")
         member.size = 1
         tar.addfile(member, io.BytesIO(b"0"))
-    refused(root, r"more-val-0\.tar: sample link has no image: mend the tar, or train on it where it is")
+    refused(root, r"more-val-0\.tar: sample link has no image: repair the tar, or train on it where it is")
     with pytest.raises(
-        InputError, match=r"no sample of the val split can be used \(more-val-0\.tar: link: it has no pic"
+        InputError, match=r"no sample of the val split can be used \(more-val-0\.tar: link: it has no image"
     ):
         describe_tars(root)
 

@@ -1,0 +1,55 @@
+"""ImageNet's official archives: a tar of one tar for each class, and a flat one for validation."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from shards import tars
+from shards.errors import InputError
+from shards.sources.base import Source, SourceImage
+from shards.sources.labels import class_words, val_labels
+
+TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+def find_archives(root: Path) -> Source:
+    """`ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, whose labels come from the devkit or a mapping beside
+    it. Neither is unpacked: a member of a member is a byte range of the outer file."""
+    train, val = root / TRAIN_ARCHIVE, root / VAL_ARCHIVE
+    class_tars = _class_tars(train)
+    classes = tuple(wnid for wnid, _ in class_tars)
+    splits, containers = {"train": _train_images(train, class_tars)}, [train]
+    if val.exists():
+        splits["val"] = _val_images(val, val_labels(root, classes))
+        containers.append(val)
+    return Source("archives", root, classes, splits, class_words(root), tuple(containers))
+
+
+def _class_tars(train: Path) -> list[tuple[str, tars.Member]]:
+    """Each WNID and the member that is its tar, sorted."""
+    with tars.opened(train) as file:
+        class_tars = sorted(
+            (Path(member.name).stem, member)
+            for member in tars.members(file, str(train))
+            if member.name.endswith(".tar")
+        )
+    if not class_tars:
+        raise InputError(f"{train} holds no tars of classes: it should hold n01440764.tar and the like")
+    twice = next((wnid for (wnid, _), (next_wnid, _) in pairwise(class_tars) if wnid == next_wnid), None)
+    if twice:
+        raise InputError(f"{train} holds {twice}.tar twice: bring an undamaged copy")
+    return class_tars
+
+
+def _train_images(train: Path, class_tars: list[tuple[str, tars.Member]]) -> Iterator[SourceImage]:
+    with tars.opened(train) as file:
+        for label, (wnid, outer) in enumerate(class_tars):
+            where = f"{train}: {outer.name}"
+            for name, offset, size in tars.members(file, where, outer.offset, outer.offset + outer.size):
+                yield SourceImage(TRAIN_ARCHIVE, offset, size, f"train/{wnid}/{name}", label)
+
+
+def _val_images(val: Path, label_of: Callable[[str], int]) -> Iterator[SourceImage]:
+    with tars.opened(val) as file:
+        for name, offset, size in tars.members(file, str(val)):
+            yield SourceImage(VAL_ARCHIVE, offset, size, f"val/{name}", label_of(name))

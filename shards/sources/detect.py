@@ -1,0 +1,52 @@
+"""Which layout a folder holds, and the source in it."""
+
+from pathlib import Path
+
+from shards.errors import InputError
+from shards.sources.archives import TRAIN_ARCHIVE, find_archives
+from shards.sources.base import KINDS, Source, split_of
+from shards.sources.folders import find_folders
+from shards.sources.kaggle import find_kaggle, kaggle_images
+from shards.sources.parquet import find_parquet, parquet_files
+from shards.sources.webdataset import find_webdataset
+
+EXPECTED = f"expected {KINDS['folders']}, or another layout of docs/shards.md ({', '.join(KINDS)})"
+OFFICIAL = "ILSVRC2012_img_"  # begins the names of all official archives, some of which are of no use here
+
+
+def find_source(root: Path, kind: str = "auto", scratch: Path | None = None, workers: int = 1) -> Source:
+    """The source at `root`.
+
+    Args: kind: one of KINDS, or "auto" to detect it; scratch: a folder into which parquet files are extracted; workers:
+    how many processes may read. Raises: InputError saying what is missing.
+    """
+    if not root.is_dir():
+        raise InputError(f"--imagenet-root {root} is not a folder: {EXPECTED}")
+    if kind == "auto":
+        kind = detect(root)
+    if kind == "parquet":
+        return find_parquet(root, scratch, workers)
+    if kind == "webdataset":
+        return find_webdataset(root, workers)
+    return {"folders": find_folders, "archives": find_archives, "kaggle": find_kaggle}[kind](root)
+
+
+def detect(root: Path) -> str:
+    """Which of KINDS `root` holds. Raises InputError when it holds none, or more than one."""
+    kinds = []
+    if (root / TRAIN_ARCHIVE).exists():
+        kinds.append("archives")
+    if kaggle_images(root):
+        kinds.append("kaggle")
+    if (root / "train").is_dir():
+        kinds.append("folders")
+    if parquet_files(root):
+        kinds.append("parquet")
+    if any(split_of(tar) for tar in root.glob("*.tar") if not tar.name.startswith(OFFICIAL)):
+        kinds.append("webdataset")
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        raise InputError(f"--imagenet-root {root} holds {' and '.join(kinds)}: say which with --source")
+    state = "is empty" if not any(root.iterdir()) else "holds none of the known layouts"
+    raise InputError(f"--imagenet-root {root} {state}: {EXPECTED}")
