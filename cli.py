@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from shards.errors import InputError
-from trainer.config import GROUPS, HINTS, OPTIONS, TrainConfig, default_of, flag_of, parse_bytes, read_options
+from trainer.config import DECODING, GROUPS, HINTS, OPTIONS, TrainConfig, default_of, flag_of, parse_bytes, read_options
 
 __version__ = "0.1.0"
 
@@ -116,9 +116,6 @@ def training_options(*names: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
-
-
-DECODING = ("threads", "prefetch", "affinity", "decode_on", "hw_decoder_load")
 
 
 def decoding(command: Callable[..., Any]) -> Callable[..., Any]:

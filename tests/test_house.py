@@ -94,7 +94,7 @@ def test_shards_know_neither_torch_nor_dali():
     assert not [name for path in files("shards") for name, _ in imports(path) if name.partition(".")[0] in HEAVY]
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
+@pytest.mark.parametrize("room", [*MAY_IMPORT, "tests"])
 def test_a_function_fits_a_screen(room):
     """A longer one says in its docstring why it is one function, in a sentence that begins with "Long:"."""
     sizes = {where: node.end_lineno - node.lineno + 1 for where, node in functions(room)}
@@ -102,7 +102,7 @@ def test_a_function_fits_a_screen(room):
     assert not {where: lines for where, lines in sizes.items() if lines > MOST_LINES and where not in reasons}
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
+@pytest.mark.parametrize("room", [*MAY_IMPORT, "tests"])
 def test_arguments_are_few(room):
     """But for a command's, which click passes by name."""
     wrong = {}

@@ -1,8 +1,8 @@
 """Top-1 and top-5 error on a split (paper, section 4.1: ten crops, their softmax outputs averaged)."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,11 @@ class EvalOptions:
     """
 
     checkpoint: Path
-    split: str = "val"
-    crops: int = 1
-    batch_size: int = 128
-    decoding: dict[str, Any] = field(default_factory=dict)
-    as_json: bool = False
+    split: str
+    crops: int
+    batch_size: int
+    decoding: Mapping[str, Any]
+    as_json: bool
 
 
 def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions) -> None:
@@ -95,7 +95,7 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
     view = "ten" if crops == 10 else "center"
     if crops == 10:  # ten times the memory and work an image
         batch_size = ten_crop_batch_size(batch_size, context.world_size)
-    running = {**context.loader_options, **context.settings(options.decoding, dataset.size)._asdict()}
+    running = {**context.loader_options, **context.settings(dict(options.decoding), dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
     with Progress(f"eval {split}", loader.samples, quiet=context.rank > 0) as progress:
         preprocess = Preprocess(stats, config.mean, context.device)
