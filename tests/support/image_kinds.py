@@ -1,4 +1,4 @@
-"""Images of every kind that are found in the wild, made here."""
+"""An image of every kind that data sets contain, generated here."""
 
 import io
 
@@ -20,11 +20,12 @@ def noise(mode="RGB", size=(40, 30)) -> Image.Image:
 
 
 def smooth(mode="RGB", size=(40, 30)) -> Image.Image:
-    """Colors that run into one another, so that JPEG keeps them, and no two corners alike."""
+    """Smooth gradients, which JPEG keeps, with no two corners alike."""
     return noise(mode, (4, 3)).resize(size, Image.Resampling.BILINEAR)
 
 
-def turned(orientation: int) -> bytes:
+def rotated(orientation: int) -> bytes:
+    """A JPEG with this EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(smooth(), quality=100, subsampling=0, exif=exif)
@@ -41,9 +42,9 @@ def sampled(sampling: str) -> bytes:
 
 
 def thumbnailed() -> bytes:
-    """A JPEG whose EXIF part holds a whole little JPEG, end marker and all."""
-    jpeg, little = encoded(noise()), encoded(noise(size=(16, 16)))
-    part = b"Exif\0\0" + little
+    """A JPEG whose EXIF segment holds a complete small JPEG, with its end marker."""
+    jpeg, small = encoded(noise()), encoded(noise(size=(16, 16)))
+    part = b"Exif\0\0" + small
     return jpeg[:2] + b"\xff\xe1" + (len(part) + 2).to_bytes(2, "big") + part + jpeg[2:]
 
 
@@ -51,7 +52,7 @@ def cmyk() -> bytes:
     return encoded(smooth("CMYK"), quality=100)
 
 
-# As a person would call it: the file's bytes, and what `prepare` is to call its change (None: kept to the byte)
+# By kind: the file's bytes, and why `prepare` re-encodes it (None: it is kept to the byte)
 READABLE = {
     "color": (encoded(noise()), None),
     "gray": (encoded(noise("L")), None),
@@ -63,24 +64,24 @@ READABLE = {
     "600 bytes behind the end": (encoded(noise()) + b"trailer " * 75, None),
     "thumbnail": (thumbnailed(), None),
     "damaged EXIF": (encoded(noise(), exif=b"Exif\0\0nothing like it"), None),
-    "upright EXIF": (turned(1), None),
+    "upright EXIF": (rotated(1), None),
     "4:4:0": (sampled("440"), "JPEG of unusual chroma sampling"),
     "4:1:1": (sampled("411"), "JPEG of unusual chroma sampling"),
     "RGB": (encoded(noise(), keep_rgb=True), "RGB JPEG"),
     "CMYK": (cmyk(), "CMYK JPEG"),
     "YCCK": (patched(cmyk(), 0xEE, 15, 2), "YCCK JPEG"),
-    "turned": (turned(6), "EXIF orientation"),
+    "rotated": (rotated(6), "EXIF orientation"),
     "PNG": (encoded(noise(), "PNG"), "PNG"),
     "16-bit PNG": (encoded(Image.fromarray(np.full((30, 40), 30000, np.uint16)), "PNG"), "PNG"),
     "alpha PNG": (encoded(noise("RGBA"), "PNG"), "PNG"),
     "palette PNG": (encoded(noise().quantize(16), "PNG"), "PNG"),
     "GIF": (encoded(noise("L"), "GIF"), "GIF"),
-    "moving GIF": (encoded(noise("L"), "GIF", save_all=True, append_images=[noise("L").rotate(180)]), "GIF"),
+    "animated GIF": (encoded(noise("L"), "GIF", save_all=True, append_images=[noise("L").rotate(180)]), "GIF"),
     "WebP": (encoded(noise(), "WEBP"), "WEBP"),
     "BMP": (encoded(noise(), "BMP"), "BMP"),
 }
 
-# The file's bytes, and a pattern of the reason
+# By kind: the file's bytes, and a pattern of the reason
 UNREADABLE = {
     "zero bytes": (b"", "empty"),
     "text": (b"hello, I am a text", "not an image"),

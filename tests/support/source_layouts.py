@@ -1,4 +1,4 @@
-"""The layouts in which people hold ImageNet, each a small true copy made of the same images."""
+"""The layouts in which people keep ImageNet, each written as a small faithful copy of the same images."""
 
 import csv
 import gzip
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-# WNID: what ImageNet's lists call it, and its id in ILSVRC2012, which follows no order of the WNIDs
+# WNID: its words in ImageNet's lists, and its id in ILSVRC2012, which is not in the order of the WNIDs
 SYNSETS = {
     "n01440764": ("tench, Tinca tinca", 5),
     "n01443537": ("goldfish, Carassius auratus", 8),
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 
 def samples(jpegs: list[bytes]) -> list[Sample]:
-    """Names for TRAIN + VAL images, as ImageNet gives them."""
+    """TRAIN + VAL images with names as ImageNet has them."""
     wnids = [CLASSES[number % len(CLASSES)] for number in range(TRAIN)]
     train = [Sample("train", wnid, f"{wnid}_{10026 - 97 * number}", jpegs[number]) for number, wnid in enumerate(wnids)]
     wnids = [CLASSES[number * 5 % len(CLASSES)] for number in range(VAL)]
@@ -92,11 +92,11 @@ def archives_with_mapping(root: Path, images: list[Sample]) -> None:
 
 
 def official_tars(root: Path, images: list[Sample]) -> None:
-    """A tar of a tar for each class, in no order, and a flat one."""
-    of_class: dict[str, dict[str, bytes]] = {wnid: {} for wnid in reversed(CLASSES)}
+    """A tar of one tar for each class, unsorted, and a flat one."""
+    by_class: dict[str, dict[str, bytes]] = {wnid: {} for wnid in reversed(CLASSES)}
     for sample in of_split(images, "train"):
-        of_class[sample.wnid][f"{sample.stem}.JPEG"] = sample.jpeg
-    inner = {f"{wnid}.tar": tar_of(files, tarfile.GNU_FORMAT) for wnid, files in of_class.items()}
+        by_class[sample.wnid][f"{sample.stem}.JPEG"] = sample.jpeg
+    inner = {f"{wnid}.tar": tar_of(files, tarfile.GNU_FORMAT) for wnid, files in by_class.items()}
     write(root / "ILSVRC2012_img_train.tar", tar_of(inner, tarfile.GNU_FORMAT))
     flat = {f"{sample.stem}.JPEG": sample.jpeg for sample in of_split(images, "val")}
     write(root / "ILSVRC2012_img_val.tar", tar_of(flat, tarfile.GNU_FORMAT))
@@ -107,7 +107,7 @@ def mapping(images: list[Sample]) -> str:
 
 
 def devkit(images: list[Sample], without: str = "", truth: str | None = None) -> bytes:
-    """The devkit, but for the file `without`; `truth` stands for its list of ids."""
+    """The devkit, without the file `without`; `truth` replaces its list of ids."""
     ids = [SYNSETS[sample.wnid][1] for sample in of_split(images, "val")]
     truth = truth if truth is not None else "".join(f"{identity}\n" for identity in ids)
     files = {
@@ -139,7 +139,7 @@ def meta() -> bytes:
 
 
 def kaggle(root: Path, images: list[Sample]) -> None:
-    """Kaggle's tree, with images for its contest which have no labels."""
+    """Kaggle's tree, with the test images of its contest, which have no labels."""
     data = root / "ILSVRC" / "Data" / "CLS-LOC"
     for sample in images:
         folder = data / "train" / sample.wnid if sample.split == "train" else data / "val"
@@ -215,7 +215,7 @@ def members(sample: Sample) -> dict[str, bytes]:
     }
 
 
-# Each layout's builder, the kind that `--source` calls it, and whether it tells the classes in words
+# Each layout's writer, its name for `--source`, and whether it has words for the classes
 LAYOUTS = {
     "folders": (folders, "folders", False),
     "archives": (archives, "archives", True),
