@@ -1,11 +1,19 @@
-# Two commands, each from nothing: `make demo` and `make test`. PYTHON chooses the interpreter, VENV the folder,
-# CUDA=12 DALI's build for CUDA 12.
+# Each command works from nothing: it makes a virtual environment first. `make` or `make help` lists them.
+# PYTHON chooses the interpreter, VENV the environment's folder, CUDA=12 DALI's build for CUDA 12.
 PYTHON ?= python3
 VENV ?= .venv
 CUDA ?= 13
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: help demo test lint clean
+
+help:
+	@echo 'make demo   render images, shard them, train two towers on them (about two minutes once installed)'
+	@echo 'make test   run the tests'
+	@echo 'make lint   check style (ruff) and types (mypy)'
+	@echo 'make clean  delete the environment and the demo'
+	@echo 'Variables: PYTHON=python3.12, VENV=.venv, CUDA=12'
+	@echo 'After make demo: . $(VENV)/bin/activate; python cli.py --help'
 
 demo: $(INSTALLED)
 	rm -rf demo
@@ -23,7 +31,7 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -e '.[test]'
 ifeq ($(CUDA),12)
-	# Both builds install the same module, so the one goes before the other comes
+	# Both builds install the same module, so one is removed before the other is installed
 	$(VENV)/bin/pip uninstall -y nvidia-dali-cuda130
 	$(VENV)/bin/pip install 'nvidia-dali-cuda120>=2.2,<3'
 endif
