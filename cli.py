@@ -196,10 +196,10 @@ def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
     Writes tars, .idx files, dataset.json and stats.npz. A conversion that was interrupted or killed is continued by the
     same command.
     """
-    from shards.convert import write_dataset
+    from shards.convert import ConvertOptions, write_dataset
 
     try:
-        dataset = write_dataset(root, out, workers=workers, **options)
+        dataset = write_dataset(root, out, ConvertOptions(workers=workers, **options))
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted: the same command continues with {out}") from None
     from pipeline.stats import complete  # brings torch and DALI, which would lie idle while shards are written
@@ -290,7 +290,7 @@ def verify(data: Path, decode: bool, quarantine: bool, as_json: bool, workers: i
 
     report = verification.verify(data, decode=decode, quarantine=quarantine, workers=workers)
     show_json_or(as_json, report.described(), verification.show(report, data, quarantine))
-    raise SystemExit(0 if report.whole else 1)
+    raise SystemExit(0 if report.intact else 1)
 
 
 @main.command()

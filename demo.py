@@ -10,7 +10,7 @@ import torch
 from pipeline import preview
 from pipeline.loader import Loader
 from pipeline.stats import Stats, complete
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.synthetic import render_folders
@@ -39,7 +39,7 @@ def run(out: Path, short: bool, device: str) -> dict[str, Any]:
         f"{steps} steps,\nso that it learns while you wait; `train` by default does what the paper does."
     )
     render_folders(images, classes=CLASSES, train=train_images, val=val_images, seed=0)
-    dataset = write_dataset(images, data, size=256, shard_size=16 * 2**20)
+    dataset = write_dataset(images, data, ConvertOptions(size=256, shard_size=16 * 2**20))
     complete(dataset)
     train(
         TrainConfig(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from shards.sources.base import SourceImage
 
@@ -88,21 +89,21 @@ class Catalog:
             self.table.execute(f"update image set key = printf('%09d', id - {first}) where split = ?1", [split])
         self.table.execute("commit")
 
-    def lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def lengths(self, split: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """A split's ids and the bytes of its images, int64, in the source's order."""
         rows = self.table.execute("select id, length from image where split = ? order by id", [split])
         flat = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 2)
         return flat[:, 0], flat[:, 1]
 
-    def images(self, ids: Sequence[int]) -> list[CatalogEntry]:
+    def images(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> list[CatalogEntry]:
         """The images of these ids, in their order."""
-        found = {}
+        by_id: dict[int, CatalogEntry] = {}
         for begin in range(0, len(ids), CHUNK):
             some = [int(identity) for identity in ids[begin : begin + CHUNK]]
             marks = ",".join("?" * len(some))
             query = f"select id, file, offset, length, name, label, key from image where id in ({marks})"
-            found.update((row[0], CatalogEntry(*row[1:])) for row in self.table.execute(query, some))
-        return [found[int(identity)] for identity in ids]
+            by_id.update((row[0], CatalogEntry(*row[1:])) for row in self.table.execute(query, some))
+        return [by_id[int(identity)] for identity in ids]
 
     def digest(self) -> str:
         """SHA-256 over every image's split, name and length."""

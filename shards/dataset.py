@@ -3,18 +3,21 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from shards.atomic import atomic_write
 from shards.errors import InputError
 from shards.index import current_index
-from shards.records import LeftOut, Quarantined, Shard, Sizes, Split
+from shards.records import Quarantined, Shard, Sizes, Skipped, Split, from_json, to_json
 from shards.remote import Remote
 
 FILE = "dataset.json"
 FORMAT = 2
+COMPANIONS = ("stats.npz",)  # files that `pipeline.stats` adds beside it, to be copied with it
+
+Record = TypeVar("Record", Shard, Skipped, Quarantined)
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,17 @@ class Dataset:
     def load(cls, where: Path | Remote) -> "Dataset":
         """Raises InputError when there is no data set, or its description is damaged or of another format."""
         remote = where if isinstance(where, Remote) else None
-        root, path = (remote.copy_metadata(), f"{remote}/{FILE}") if remote else (where, where / FILE)
+        root = where.copy_metadata(FILE, COMPANIONS) if isinstance(where, Remote) else where
+        path = f"{where}/{FILE}"
         if not root.is_dir():
-            raise InputError(f"{root} is no folder: give the --out of `python cli.py shard`")
+            raise InputError(f"{root} is not a folder: give the --out of `python cli.py shard`")
         try:
             content = json.loads((root / FILE).read_text())
             if content["format"] != FORMAT:
                 raise InputError(f"{path} is of another format than {FORMAT}: write the data set again")
             dataset = _dataset(root, content)
         except FileNotFoundError:
-            remedy = "`python cli.py shard` writes it when a data set is whole"
+            remedy = "`python cli.py shard` writes it when a data set is complete"
             if any(root.glob("*.tar")):
                 remedy = f"`python cli.py index {root}` writes one for tars that others made"
             raise InputError(f"{root} holds no {FILE}: {remedy}") from None
@@ -74,6 +78,7 @@ class Dataset:
         content["classes"] = [
             {"wnid": name, **({"words": words[name]} if name in words else {})} for name in self.classes
         ]
+        content["splits"] = {name: to_json(split) for name, split in content["splits"].items()}
         # One shard, class or file a line, so that a person can read it and `diff` too
         with atomic_write(self.root / FILE) as file:
             file.write(_lines(content).encode() + b"\n")
@@ -141,13 +146,14 @@ def _dataset(root: Path, content: dict[str, Any]) -> Dataset:
     """From what JSON says; wrong types raise TypeError, missing parts KeyError."""
     classes = tuple(_typed(entry["wnid"], str) for entry in _typed(content["classes"], list))
     splits = {}
-    for name, split in _typed(content["splits"], dict).items():
+    for name, split_content in _typed(content["splits"], dict).items():
+        split = from_json(_typed(split_content, dict))
         splits[name] = Split(
             shards=_records(Shard, split["shards"]),
             class_counts=tuple(_typed(count, int) for count in split["class_counts"]),
             sizes=Sizes(**{**_typed(split["sizes"], dict), "shorter_side": tuple(split["sizes"]["shorter_side"])}),
-            left_out=_records(LeftOut, split["left_out"]),
-            changed=_typed(split["changed"], dict),
+            skipped=_records(Skipped, split["skipped"]),
+            reencoded=_typed(split["reencoded"], dict),
             scaled_down=_typed(split["scaled_down"], int),
             quarantined=_records(Quarantined, split["quarantined"]),
         )
@@ -166,12 +172,12 @@ def _dataset(root: Path, content: dict[str, Any]) -> Dataset:
     )
 
 
-def _records(kind: type, entries: list) -> tuple:
+def _records(kind: type[Record], entries: Any) -> tuple[Record, ...]:
     """Dataclass instances from JSON objects, each field of its declared type."""
-    fields = {name: about.type for name, about in kind.__dataclass_fields__.items()}
+    types = {field.name: field.type for field in fields(kind)}
     for entry in _typed(entries, list):
         for name, value in _typed(entry, dict).items():
-            _typed(value, fields[name])
+            _typed(value, types[name])
     return tuple(kind(**entry) for entry in entries)
 
 

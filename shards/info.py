@@ -1,10 +1,11 @@
-"""A data set in a table that a person reads."""
+"""What a data set holds, as a table or as JSON."""
 
 from typing import Any
 
 import numpy as np
 
-from shards.dataset import Dataset
+from shards.dataset import FILE, Dataset
+from shards.records import from_json, to_json
 
 SCHEMA = 1
 
@@ -15,7 +16,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     for name, split in dataset.splits.items():
         counts = np.array(split.class_counts or (0,))
         percentiles = zip(split.sizes.PERCENTILES, split.sizes.shorter_side, strict=True)
-        splits[name] = {
+        facts = {
             "samples": split.samples,
             "shards": len(split.shards),
             "bytes": split.bytes,
@@ -30,17 +31,17 @@ def describe(dataset: Dataset) -> dict[str, Any]:
                 "max": int(counts.max()),
                 "empty_classes": int((counts == 0).sum()),
             },
-            "left_out": len(split.left_out),
+            "skipped": len(split.skipped),
             "quarantined": len(split.quarantined),
-            "changed": split.changed,
+            "reencoded": split.reencoded,
             "scaled_down": split.scaled_down,
         }
-    told = ("source", "seed", "size", "quality", "max_pixels")
+        splits[name] = to_json(facts)
     return {
         "schema": SCHEMA,
         "root": dataset.where,
         "classes": len(dataset.classes),
-        **{name: getattr(dataset, name) for name in told},
+        **{name: getattr(dataset, name) for name in ("source", "seed", "size", "quality", "max_pixels")},
         "fingerprint": dataset.fingerprint,
         "splits": splits,
     }
@@ -48,17 +49,17 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def table(about: dict[str, Any]) -> str:
     """The same for a person: a line a fact, a column a split."""
-    splits = about["splits"].values()
+    splits = [from_json(split) for split in about["splits"].values()]
 
-    def sizes(split: dict) -> str:
+    def sizes(split: dict[str, Any]) -> str:
         return " / ".join(str(side) for side in split["shorter_side_percentiles"].values())
 
-    def balance(split: dict) -> str:
+    def balance(split: dict[str, Any]) -> str:
         counts = split["samples_per_class"]
         return f"{counts['min']} / {counts['median']:g} / {counts['max']}"
 
-    def changed(split: dict) -> str:
-        return ", ".join(f"{count} {kind}" for kind, count in split["changed"].items()) or "0"
+    def reencoded(split: dict[str, Any]) -> str:
+        return ", ".join(f"{count} {kind}" for kind, count in split["reencoded"].items()) or "0"
 
     rows = [
         ("samples", [f"{split['samples']:,}" for split in splits]),
@@ -69,9 +70,9 @@ def table(about: dict[str, Any]) -> str:
         ("shorter side, 0/10/50/90/100 %", [sizes(split) for split in splits]),
         ("a class, min/median/max", [balance(split) for split in splits]),
         ("classes with none", [str(split["samples_per_class"]["empty_classes"]) for split in splits]),
-        ("left out", [f"{split['left_out']:,}" for split in splits]),
+        ("skipped", [f"{split['skipped']:,}" for split in splits]),
         ("quarantined", [f"{split['quarantined']:,}" for split in splits]),
-        ("encoded anew", ["all" if about["size"] else changed(split) for split in splits]),
+        ("re-encoded", ["all" if about["size"] else reencoded(split) for split in splits]),
         ("scaled down", [f"{split['scaled_down']:,}" for split in splits]),
     ]
     stored = f"stored {about['size']} x {about['size']}, quality {about['quality']}" if about["size"] else "of own size"
@@ -100,12 +101,11 @@ def written(dataset: Dataset) -> str:
     """What a conversion wrote and what it skipped, for a person."""
     lines = []
     for name, split in dataset.splits.items():
-        changed = "".join(f", {count} {kind} encoded anew" for kind, count in split.changed.items())
-        if split.scaled_down:
-            changed += f", {split.scaled_down} scaled down"
-        left_out = f"{len(split.left_out)} left out"
-        lines.append(f"{name}: {split.samples} samples in {len(split.shards)} shards, {left_out}{changed}")
-        lines += [f"  left out: {left.file}: {left.reason}" for left in split.left_out[:SHOWN]]
-        if len(split.left_out) > SHOWN:
-            lines.append(f"  and {len(split.left_out) - SHOWN} more: see {dataset.root / 'dataset.json'}")
+        counts = [f"{split.samples} samples in {len(split.shards)} shards", f"{len(split.skipped)} skipped"]
+        counts += [f"{count} {kind} re-encoded" for kind, count in split.reencoded.items()]
+        counts += [f"{split.scaled_down} scaled down"] if split.scaled_down else []
+        lines.append(f"{name}: {', '.join(counts)}")
+        lines += [f"  skipped: {skipped.file}: {skipped.reason}" for skipped in split.skipped[:SHOWN]]
+        if len(split.skipped) > SHOWN:
+            lines.append(f"  and {len(split.skipped) - SHOWN} more: see {dataset.root / FILE}")
     return "\n".join([*lines, f"Data set written to {dataset.root}"])

@@ -1,53 +1,67 @@
-"""Jobs in worker processes: results in the jobs' order, one progress display, and nobody left behind.
+"""Jobs in worker processes: results in the jobs' order, one progress display, and no process left behind.
 
-A worker ends when its parent does, however that ended; Ctrl-C is the parent's alone to hear; a worker that is killed is
-an error in one line; and a worker's memory is limited, so that a hostile file ends one job and not the machine.
+A worker ends when its parent does, however that ended; only the parent reacts to Ctrl-C; a worker that is killed is an
+error in one line; and a worker's memory is limited, so that a hostile file ends one job and not the machine.
 """
 
 import multiprocessing
 import os
 import resource
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import SynchronizedArray
+from multiprocessing.synchronize import Event
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
 
 from shards.errors import InputError
 from shards.progress import Progress
 
-MEMORY = 2 * 2**30  # bytes of data that a worker may hold
+WORKER_MEMORY = 2 * 2**30  # bytes of data that a worker may hold
 REPORT_EVERY = 64  # images between a worker's reports
 
+Result = TypeVar("Result")
 
-class Stopped(Exception):
-    """The parent asked its workers to stop."""
+
+class Cancelled(Exception):
+    """The parent asked its workers to end."""
 
 
 class _Worker:
-    """What `tick` knows in a worker process: the parent's counters and stop sign, and what is not yet reported."""
+    """What `tick` needs in a worker process: the counters and the event that it shares with its parent (None in any
+    other process), and what is not yet reported."""
 
-    counters = stop = None
-    images = bytes = 0
+    counters: ClassVar["SynchronizedArray[int] | None"] = None
+    cancelled: ClassVar[Event | None] = None
+    images: ClassVar[int] = 0
+    bytes: ClassVar[int] = 0
 
 
 def tick(images: int, bytes: int) -> None:
-    """For a job to call: so many more images, of so many bytes, are done. Raises Stopped when the job should end."""
+    """For a job to call when it has done this many more images, of this many bytes. Raises Cancelled when the job
+    should end."""
     if _Worker.counters is None:
-        return  # the job runs in no worker
+        return  # the job does not run in a worker
     _Worker.images += images
     _Worker.bytes += bytes
     if _Worker.images >= REPORT_EVERY:
-        report()
-        if _Worker.stop.is_set():
-            raise Stopped
+        _report()
+        if _Worker.cancelled and _Worker.cancelled.is_set():
+            raise Cancelled
 
 
-def report() -> None:
-    with _Worker.counters.get_lock():
-        _Worker.counters[0] += _Worker.images
-        _Worker.counters[1] += _Worker.bytes
-    _Worker.images = _Worker.bytes = 0
+def _report() -> None:
+    counters = _Worker.counters
+    if counters is not None:
+        with counters.get_lock():
+            counters[0] += _Worker.images
+            counters[1] += _Worker.bytes
+        _Worker.images = _Worker.bytes = 0
 
 
 def cores() -> int:
@@ -55,26 +69,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_jobs(function: Callable, jobs: Sequence[tuple], workers: int, label: str, total: int | None) -> list:
-    """`function(*job)` for every job, in at most `workers` processes, and what they return, in the jobs' order.
+def run_jobs(
+    function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], workers: int, label: str, total: int | None
+) -> list[Result]:
+    """`function(*job)` for every job, in at most `workers` processes; returns the results in the jobs' order.
 
-    Args: function: a module's own, whose jobs call `tick`; label, total: of the progress display, total in images or
-    None when nobody knows. Raises: what a job raised first, after the others have ended; InputError when a worker was
-    killed.
+    Args: function: a module's own, not a script's, whose jobs call `tick`; label, total: of the progress display, total
+    in images or None when it is unknown. Raises: what a job raised first, after the others have ended; InputError when
+    a worker was killed.
     """
     if not jobs:
         return []
     context = multiprocessing.get_context("spawn")
-    counters, stop = context.Array("q", 2), context.Event()
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, stop))
+    counters, cancelled = context.Array("q", 2), context.Event()
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, cancelled))
     with Progress(label, total) as progress:
         try:
-            # Processes inherit that Ctrl-C is held back, from their first moment; here it is heard afterwards
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            try:
-                pending = futures = [pool.submit(_job, function, job) for job in jobs]
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            with _interrupts_blocked(), _main_hidden():
+                futures = [pool.submit(_job, function, job) for job in jobs]
+            pending: set[Future[Result]] = set(futures)
             while pending:
                 ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in ended:
@@ -85,26 +98,50 @@ def run_jobs(function: Callable, jobs: Sequence[tuple], workers: int, label: str
             remedy = "run the same command again to continue, with fewer --workers if memory is short"
             raise InputError(f"a worker process of {label!r} was killed: {remedy}") from None
         finally:
-            # After an error or Ctrl-C the workers drop what they have in hand and clear it away
-            stop.set()
+            # After an error or Ctrl-C the workers drop their job and remove its half-written files
+            cancelled.set()
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(counters, stop) -> None:
-    _Worker.counters, _Worker.stop = counters, stop
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that are started inherit that Ctrl-C is blocked, from their first moment; this one gets it later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Processes that are started do not import the script that runs: no job needs it, and it may come from standard
+    input, or call this very function without `if __name__ == "__main__":` before the call."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _begin(counters: "SynchronizedArray[int]", cancelled: Event) -> None:
+    _Worker.counters, _Worker.cancelled = counters, cancelled
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    limit = WORKER_MEMORY if hard == resource.RLIM_INFINITY else min(WORKER_MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _job(function: Callable, job: tuple):
+def _job(function: Callable[..., Result], job: tuple[Any, ...]) -> Result:
     try:
         return function(*job)
     finally:
-        report()
+        _report()

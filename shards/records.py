@@ -1,10 +1,24 @@
 """The records that `dataset.json` is made of: a split, its shards, and the images that are not in them."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+
+# Fields whose JSON keys are older names: those of format 2 of `dataset.json`, of done markers and of `info --json`
+JSON_KEYS = {"skipped": "left_out", "reencoded": "changed"}
+FIELDS = {key: name for name, key in JSON_KEYS.items()}
+
+
+def to_json(fields: dict[str, Any]) -> dict[str, Any]:
+    """A record's fields by their JSON keys, in the same order."""
+    return {JSON_KEYS.get(name, name): value for name, value in fields.items()}
+
+
+def from_json(content: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `to_json`."""
+    return {FIELDS.get(key, key): value for key, value in content.items()}
 
 
 @dataclass(frozen=True)
@@ -18,7 +32,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """A file of the source that is in no shard, by its name there, and why."""
 
     file: str
@@ -27,7 +41,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A sample that lies in a tar and not in its index, so that nothing reads it, and why."""
+    """A sample that is in a tar and not in its index, so that nothing reads it, and why."""
 
     shard: str
     key: str
@@ -60,17 +74,17 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Split:
-    """A split's shards in order and what else there is to know of it.
+    """A split's shards in order, and facts about its images.
 
-    `class_counts` has the samples of each class in the tars; `changed` counts the images whose bytes are not the
+    `class_counts` has the samples of each class in the tars; `reencoded` counts the images whose bytes are not the
     source's, by what they were ("PNG", "CMYK JPEG"); `scaled_down` those made smaller for --max-pixels.
     """
 
     shards: tuple[Shard, ...]
     class_counts: tuple[int, ...]
     sizes: Sizes
-    left_out: tuple[LeftOut, ...] = ()
-    changed: dict[str, int] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+    reencoded: dict[str, int] = field(default_factory=dict)
     scaled_down: int = 0
     quarantined: tuple[Quarantined, ...] = ()
 
@@ -88,5 +102,5 @@ class Split:
         return shard.samples - sum(sample.shard == shard.name for sample in self.quarantined)
 
     def quarantined_in(self, shard: str) -> set[str]:
-        """The keys that this shard's index leaves out."""
+        """The keys of this shard's samples that its index must not list."""
         return {sample.key for sample in self.quarantined if sample.shard == shard}

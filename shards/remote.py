@@ -1,6 +1,6 @@
 """Data sets in object storage: small files are copied, shards are read through a bounded cache on the local disk.
 
-A data set's folder may be a URL that fsspec knows (https://, s3://, gs:// ...). `dataset.json`, `stats.npz` and the
+A data set's folder may be a URL that fsspec knows (https://, s3://, gs:// ...). `dataset.json`, the statistics and the
 indices are copied into a folder of the cache whose name depends on the content of `dataset.json`, so that another data
 set at the same URL is never mixed with the old one's shards. DALI's reader can read the tars of `s3://` itself; all
 others are fetched complete, ahead of their use, and the least recently used are deleted.
@@ -74,16 +74,18 @@ class Remote:
         """Whether DALI's reader reads the tars itself: `s3://`, unless a cache is asked for."""
         return self.url.startswith("s3://") and self.cache is None and self.limit is None
 
-    def copy_metadata(self) -> Path:
-        """Copies `dataset.json` and `stats.npz`, and returns the local folder they and the other copies are in."""
-        description = self._read_small("dataset.json")
+    def copy_metadata(self, description_name: str, companions: Sequence[str]) -> Path:
+        """Copies the data set's description and the files that go with it, and returns the local folder of the copies,
+        whose name depends on the description."""
+        description = self._read_small(description_name)
         name = re.sub(r"[^\w-]", "_", self.url.rpartition("/")[2])
         folder = self._cache.root / f"{name}-{hashlib.sha256(self.url.encode() + description).hexdigest()[:32]}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--cache {folder.parent} cannot be written: {error.strerror}") from None
-        for file, content in (("dataset.json", description), ("stats.npz", self._read_small("stats.npz"))):
+        copies = {description_name: description} | {name: self._read_small(name) for name in companions}
+        for file, content in copies.items():
             _write_if_new(folder / file, content)
         return folder
 

@@ -1,20 +1,20 @@
-"""Proves a data set whole, or names what is not. No tar is written to."""
+"""Verifies a data set: every shard, index and sample is as `dataset.json` says, or is named. No tar is written to."""
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
-from shards import dataset as description
 from shards import tars
 from shards.atomic import locked
-from shards.check_sample import Found, check_sample, sha256
-from shards.dataset import Dataset
+from shards.check_sample import SampleCheck, check_sample, sha256
+from shards.dataset import FILE, Dataset
 from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
@@ -34,52 +34,73 @@ class Problem(NamedTuple):
 
 @dataclass
 class Report:
-    """What `verify` found. `bad` are samples, `damaged` are shards and indices, `complaints` are images that decode
-    wholly although their decoder complains; `samples` and `bytes` were read."""
+    """What `verify` found. `bad` are samples, `damaged` are shards and indices, `warnings` are images that decode
+    completely although their decoder warns; `samples` and `bytes` were read."""
 
     bad: list[Problem] = field(default_factory=list)
     damaged: list[Problem] = field(default_factory=list)
-    complaints: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     samples: int = 0
     bytes: int = 0
 
     @property
-    def whole(self) -> bool:
+    def intact(self) -> bool:
         return not (self.bad or self.damaged)
 
-    def described(self) -> dict:
-        """What `verify --json` prints."""
-        kinds = ("bad", "damaged", "complaints")
-        found = {kind: [problem._asdict() for problem in getattr(self, kind)] for kind in kinds}
-        return {"schema": SCHEMA, "whole": self.whole, "samples": self.samples, "bytes": self.bytes, **found}
+    def described(self) -> dict[str, Any]:
+        """What `verify --json` prints; two of its keys are older names."""
+        problems = {"bad": self.bad, "damaged": self.damaged, "complaints": self.warnings}
+        listed = {key: [problem._asdict() for problem in some] for key, some in problems.items()}
+        return {"schema": SCHEMA, "whole": self.intact, "samples": self.samples, "bytes": self.bytes, **listed}
+
+    def add(self, other: "Report") -> None:
+        """Adds another shard's."""
+        self.bad += other.bad
+        self.damaged += other.damaged
+        self.warnings += other.warnings
+        self.samples += other.samples
+        self.bytes += other.bytes
+
+
+class ShardToVerify(NamedTuple):
+    """A shard of a split, and what `dataset.json` says of it."""
+
+    root: Path
+    split: str
+    shard: Shard
+    classes: tuple[str, ...]
+    quarantined: set[str]
+
+    @property
+    def tar(self) -> Path:
+        return self.root / self.shard.name
+
+    def problem(self, key: str | None, reason: str) -> Problem:
+        return Problem(self.split, self.shard.name, key, reason)
 
 
 def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: int | None = None) -> Report:
-    """Holds a data set against its description: each shard's length, SHA-256 and tar structure, its index, each
+    """Compares a data set with its description: each shard's length, SHA-256 and tar structure, its index, each
     sample's class number, name of class and image, and that no key comes twice in a split.
 
-    Args: decode: decode every image wholly; quarantine: take the bad samples out of the indices and note them in
+    Args: decode: decode every image completely; quarantine: take the bad samples out of the indices and record them in
     `dataset.json`. Raises: InputError when there is no description.
     """
     with locked(root):
         dataset = Dataset.load(root)
-        jobs = [
-            (root, name, shard, dataset.classes, split.quarantined_in(shard.name), decode)
+        shards = [
+            ShardToVerify(root, name, shard, dataset.classes, split.quarantined_in(shard.name))
             for name, split in dataset.splits.items()
             for shard in split.shards
         ]
         total = sum(split.samples for split in dataset.splits.values())
+        jobs = [(shard, decode) for shard in shards]
+        results = run_jobs(verify_shard, jobs, workers or cores(), "verify", total)
         report = Report()
-        keys: dict[str, list[tuple[str, np.ndarray]]] = {}
-        for (_, name, shard, *_), (part, hashes) in zip(
-            jobs, run_jobs(verify_shard, jobs, workers or cores(), "verify", total), strict=True
-        ):
-            report.bad += part.bad
-            report.damaged += part.damaged
-            report.complaints += part.complaints
-            report.samples += part.samples
-            report.bytes += part.bytes
-            keys.setdefault(name, []).append((shard.name, hashes))
+        keys: dict[str, list[tuple[str, npt.NDArray[np.uint64]]]] = {}
+        for shard, (shard_report, hashes) in zip(shards, results, strict=True):
+            report.add(shard_report)
+            keys.setdefault(shard.split, []).append((shard.shard.name, hashes))
         for name, hashed in keys.items():
             report.bad += _repeated(root, name, hashed)
         if quarantine and report.bad:
@@ -87,85 +108,90 @@ def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: 
         return report
 
 
-def verify_shard(
-    root: Path, split: str, shard: Shard, classes: tuple[str, ...], quarantined: set[str], decode: bool
-) -> tuple[Report, np.ndarray]:
-    """One shard's problems, and a hash of each key in its index (uint64)."""
-    report, tar = Report(), root / shard.name
-
-    def damaged(reason: str) -> None:
-        report.damaged.append(Problem(split, shard.name, None, reason))
-
+def verify_shard(job: ShardToVerify, decode: bool) -> tuple[Report, npt.NDArray[np.uint64]]:
+    """One shard's problems, and a hash of each key in its index."""
+    report = Report()
+    indexed: dict[str, tars.TarSample] | None = None
     try:
-        indexed = {plain(sample.key): sample for sample in map(_indexed, read_index(tar.with_suffix(".idx")))}
+        samples = map(_indexed, read_index(job.tar.with_suffix(".idx")))
+        indexed = {plain(sample.key): sample for sample in samples}
     except InputError as error:
-        damaged(str(error))
-        indexed = None
-    hashes = np.array([_hash(key) for key in indexed or ()], np.uint64)
+        report.damaged.append(job.problem(None, str(error)))
     try:
-        with tars.opened(tar) as file:
-            if (length := os.fstat(file).st_size) != shard.bytes:
-                damaged(f"it has {length} bytes, and {description.FILE} says {shard.bytes}")
-            found: dict[str, tars.TarSample] = {}
-            times: Counter[str] = Counter()
-            try:
-                for sample in tars.samples(tar):
-                    found[plain(sample.key)] = sample
-                    times[plain(sample.key)] += 1
-            except InputError as error:
-                damaged(str(error))
-            for key, sample in {**found, **(indexed or {})}.items():
-                if key in quarantined:
-                    continue
-                if times[key] > 1:
-                    # The index leaves a sample out by its key, so all of them go
-                    repeated = Problem(split, shard.name, key, "its key comes twice in the shard")
-                    report.bad += [repeated] * times[key]
-                    continue
-                seen = check_sample(file, shard.name, sample, decode)
-                if wrong := seen.wrong or _misnamed(seen, classes):
-                    report.bad.append(Problem(split, shard.name, key, wrong))
-                elif seen.complaint:
-                    report.complaints.append(Problem(split, shard.name, key, seen.complaint))
-                report.samples += 1
-                tick(1, sample.image.size if sample.image else 0)
-            if indexed is not None and not report.damaged:
-                _compare(found, indexed, quarantined, damaged)
-            if times.total() != shard.samples and not report.damaged:
-                damaged(f"it holds {times.total()} samples, and {description.FILE} says {shard.samples}")
-        report.bytes = length
-        if sha256(tar) != shard.sha256 and not (report.damaged or report.bad or quarantined):
-            damaged("its bytes changed (SHA-256) although no image or class in it did: bring an undamaged copy")
+        with tars.opened(job.tar) as file:
+            _verify_tar(job, file, indexed, decode, report)
+        if sha256(job.tar) != job.shard.sha256 and report.intact and not job.quarantined:
+            reason = "its bytes changed (SHA-256) although no image or class in it did: bring an undamaged copy"
+            report.damaged.append(job.problem(None, reason))
     except InputError as error:
-        damaged(str(error))
-    return report, hashes
+        report.damaged.append(job.problem(None, str(error)))
+    return report, np.array([_hash(key) for key in indexed or ()], np.uint64)
 
 
-def _misnamed(seen: Found, classes: tuple[str, ...]) -> str | None:
+def _verify_tar(
+    job: ShardToVerify, file: int, indexed: dict[str, tars.TarSample] | None, decode: bool, report: Report
+) -> None:
+    """Adds to the report what is wrong with an open tar, with its samples, and with its index if that can be read."""
+    report.bytes = os.fstat(file).st_size
+    if report.bytes != job.shard.bytes:
+        reason = f"it has {report.bytes} bytes, and {FILE} says {job.shard.bytes}"
+        report.damaged.append(job.problem(None, reason))
+    in_tar: dict[str, tars.TarSample] = {}
+    times: Counter[str] = Counter()
+    try:
+        for sample in tars.samples(job.tar):
+            in_tar[plain(sample.key)] = sample
+            times[plain(sample.key)] += 1
+    except InputError as error:
+        report.damaged.append(job.problem(None, str(error)))
+    for key, sample in {**in_tar, **(indexed or {})}.items():
+        if key in job.quarantined:
+            continue
+        if times[key] > 1:
+            # The index skips a sample by its key, so all of them go
+            report.bad += [job.problem(key, "its key comes twice in the shard")] * times[key]
+            continue
+        check = check_sample(file, job.shard.name, sample, decode)
+        if problem := check.problem or _wrong_class(check, job.classes):
+            report.bad.append(job.problem(key, problem))
+        elif check.warning:
+            report.warnings.append(job.problem(key, check.warning))
+        report.samples += 1
+        tick(1, sample.image.size if sample.image else 0)
+    if indexed is not None and not report.damaged:
+        report.damaged += [job.problem(None, reason) for reason in _compare(in_tar, indexed, job.quarantined)]
+    if times.total() != job.shard.samples and not report.damaged:
+        reason = f"it holds {times.total()} samples, and {FILE} says {job.shard.samples}"
+        report.damaged.append(job.problem(None, reason))
+
+
+def _wrong_class(check: SampleCheck, classes: tuple[str, ...]) -> str | None:
     """What is wrong with a sample's class number, None for nothing."""
-    if seen.label >= len(classes):
-        return f"its class number {seen.label} is none of the {len(classes)} classes"
-    name = classes[seen.label]
+    if check.label >= len(classes):
+        return f"its class number {check.label} is none of the {len(classes)} classes"
+    name = classes[check.label]
     # A class whose samples disagree on its name is called by its number
-    if seen.told in (None, name) or name == str(seen.label):
+    if check.class_name in (None, name) or name == str(check.label):
         return None
-    return f"its class number {seen.label} is {name} and it says {seen.told}"
+    return f"its class number {check.label} is {name} and it says {check.class_name}"
 
 
-def _compare(found: dict, indexed: dict, quarantined: set[str], damaged) -> None:
-    """Holds an index against its tar; any order will do."""
+def _compare(
+    in_tar: dict[str, tars.TarSample], indexed: dict[str, tars.TarSample], quarantined: set[str]
+) -> Iterator[str]:
+    """How an index differs from its tar; any order will do."""
     remedy = "delete the .idx and run `python cli.py index`"
-    for key, sample in found.items():
+    for key, sample in in_tar.items():
         if key in quarantined:
             if key in indexed:
-                damaged(f"its index lists {key}, which is quarantined: {remedy}")
+                yield f"its index lists {key}, which is quarantined: {remedy}"
         elif key not in indexed:
-            damaged(f"its index lacks {key}: {remedy}")
+            yield f"its index lacks {key}: {remedy}"
         elif entry(indexed[key].parts) != entry(sample.parts):
-            damaged(f"its index has {key} elsewhere than the tar: {remedy}")
+            yield f"its index has {key} elsewhere than the tar: {remedy}"
     for key in indexed:
-        if key not in found:
-            damaged(f"its index has {key}, which the tar lacks: {remedy}")
+        if key not in in_tar:
+            yield f"its index has {key}, which the tar lacks: {remedy}"
 
 
 def _indexed(line: str) -> tars.TarSample:
@@ -180,13 +206,13 @@ def _hash(key: str) -> int:
     return xxhash.xxh3_64_intdigest(os.fsencode(key))
 
 
-def _repeated(root: Path, split: str, hashed: list[tuple[str, np.ndarray]]) -> Iterator[Problem]:
-    """Samples whose key a sample before them has."""
-    every = np.concatenate([hashes for _, hashes in hashed])
-    kinds, counts = np.unique(every, return_counts=True)
-    suspects, first = set(kinds[counts > 1].tolist()), {}
+def _repeated(root: Path, split: str, hashed: list[tuple[str, npt.NDArray[np.uint64]]]) -> Iterator[Problem]:
+    """Samples whose key a sample of an earlier shard has."""
+    unique, counts = np.unique(np.concatenate([hashes for _, hashes in hashed]), return_counts=True)
+    suspects = set(unique[counts > 1].tolist())
     if not suspects:
         return
+    first: dict[str, str] = {}  # the first shard with a key
     for shard, hashes in hashed:
         if suspects.isdisjoint(hashes.tolist()):
             continue
@@ -197,9 +223,13 @@ def _repeated(root: Path, split: str, hashed: list[tuple[str, np.ndarray]]) -> I
 
 
 def _quarantine(dataset: Dataset, bad: Iterable[Problem]) -> None:
-    """Takes samples out of the indices, after noting them."""
+    """Takes samples out of the indices, after recording them."""
     for split in dataset.splits:
-        some = [Quarantined(problem.shard, problem.key, problem.reason) for problem in bad if problem.split == split]
+        some = [
+            Quarantined(problem.shard, problem.key, problem.reason)
+            for problem in bad
+            if problem.split == split and problem.key is not None
+        ]
         dataset = dataset.with_quarantined(split, some)
     dataset.save()
     for shard in sorted({problem.shard for problem in bad}):
@@ -209,15 +239,15 @@ def _quarantine(dataset: Dataset, bad: Iterable[Problem]) -> None:
 
 
 def show(report: Report, root: Path, quarantined: bool) -> str:
-    """The report for a person: a line for each problem, then what it comes to."""
+    """The report for a person: a line for each problem, then a summary."""
     lines = [f"bad: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.bad]
     lines += [f"damaged: {problem.shard}: {problem.reason}" for problem in report.damaged]
-    lines += [f"odd, yet whole: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.complaints]
-    verdict = f"{root}: {report.samples:,} samples, {report.bytes / 1e6:,.1f} MB: "
-    if report.whole:
-        return "\n".join([*lines, f"{verdict}whole"])
-    verdict += f"{len(report.bad)} bad, {len(report.damaged)} of the shards and indices damaged"
+    lines += [f"warning: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.warnings]
+    summary = f"{root}: {report.samples:,} samples, {report.bytes / 1e6:,.1f} MB: "
+    if report.intact:
+        return "\n".join([*lines, f"{summary}intact"])
+    summary += f"{len(report.bad)} bad, {len(report.damaged)} of the shards and indices damaged"
     if report.bad:
         advice = "--quarantine takes the bad samples out of the index"
-        verdict += "; the bad are out of the index now" if quarantined else f"; {advice}"
-    return "\n".join([*lines, verdict])
+        summary += "; the bad are out of the index now" if quarantined else f"; {advice}"
+    return "\n".join([*lines, summary])

@@ -33,10 +33,10 @@ def images(tmp_path_factory):
 def data(images, tmp_path_factory):
     """The rendered images as a data set of several shards, with indices and statistics."""
     from pipeline.stats import complete
-    from shards.convert import write_dataset
+    from shards.convert import ConvertOptions, write_dataset
 
     out = tmp_path_factory.mktemp("sets") / "rendered"
-    dataset = write_dataset(images, out, shard_size=400_000, workers=1)
+    dataset = write_dataset(images, out, ConvertOptions(shard_size=400_000, workers=1))
     complete(dataset)
     return out
 

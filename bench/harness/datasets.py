@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.loader import Batch, Loader
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 
 EPOCH = 12_800  # images of an epoch here, at least: ImageNet's beginnings of epochs are a hundred times rarer still
@@ -48,5 +48,5 @@ def write_images(
         path = folder / "images" / "train" / str(number % 2) / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg)
-    dataset = write_dataset(folder / "images", folder / "shards", size=size, workers=processes)
+    dataset = write_dataset(folder / "images", folder / "shards", ConvertOptions(size=size, workers=processes))
     return replace(dataset, size=size or stored)

@@ -34,7 +34,7 @@ from pipeline.loader import Loader
 from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats, complete
 from shards.atomic import atomic_write
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.processes import cores
 from trainer.model_parallel import unsharded_layout
@@ -213,7 +213,7 @@ def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> N
                     for copy in range(COPIES):
                         context.with_stem(f"{context.stem}_{copy}").write_bytes(data)
         for name, size in (("originals", None), ("at 256", SIZE)):
-            dataset = write_dataset(Path(folder) / "images", Path(folder) / name, size=size)
+            dataset = write_dataset(Path(folder) / "images", Path(folder) / name, ConvertOptions(size=size))
             complete(dataset)
             rates = measure(dataset, rounds, seconds)
             report[name] = {"img_per_s": {one: summary(values) for one, values in rates.items()}, "ratios": {}}

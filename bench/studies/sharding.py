@@ -35,7 +35,7 @@ import simplejpeg
 from PIL import Image
 
 from shards.atomic import atomic_write
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.images import decode_jpeg, scaled_sides, scaled_square
 from shards.jpeg import MAX_PIXELS, read_jpeg_header
 
@@ -55,8 +55,8 @@ LIBRARIES = ("numpy", "pillow", "simplejpeg", "xxhash", "webdataset", "opencv", 
 def convert(source: str, out: str, processes: str, size: str, shard_size: str) -> dict:
     """Our command without its statistics step."""
     began = time.perf_counter()
-    options = {"size": int(size) or None, "shard_size": int(shard_size), "processes": int(processes)}
-    dataset = write_dataset(Path(source), Path(out), **options)
+    options = ConvertOptions(size=int(size) or None, shard_size=int(shard_size), workers=int(processes))
+    dataset = write_dataset(Path(source), Path(out), options)
     return {"inside": time.perf_counter() - began, "pictures": dataset.split("train").samples}
 
 

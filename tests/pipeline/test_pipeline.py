@@ -14,7 +14,7 @@ from pipeline.loader import BAD_LABEL, Loader
 from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats, complete, compute
 from shards import tars
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.describe import describe_tars
 from shards.errors import InputError
@@ -47,7 +47,9 @@ def dataset(request, tmp_path_factory):
         return Dataset.load(request.getfixturevalue("data"))
     size = 256 if request.param.endswith("256") else None
     source = request.getfixturevalue("real_images")
-    made = write_dataset(source, tmp_path_factory.mktemp("set") / "set", size=size, shard_size=2**21, workers=1)
+    made = write_dataset(
+        source, tmp_path_factory.mktemp("set") / "set", ConvertOptions(size=size, shard_size=2**21, workers=1)
+    )
     complete(made)
     return made
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shards.atomic import locked
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.errors import InputError
 from tests.conftest import PROJECT
@@ -23,10 +23,10 @@ CONVERT = """
 import sys
 from pathlib import Path
 from shards.errors import InputError
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 if __name__ == "__main__":
     try:
-        write_dataset(Path(sys.argv[1]), Path(sys.argv[2]), size=256, shard_size=500_000, workers=2)
+        write_dataset(Path(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(size=256, shard_size=500_000, workers=2))
     except InputError as error:
         sys.exit(str(error))
 """
@@ -55,7 +55,7 @@ def script(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unbroken(many, tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken") / "set"
-    write_dataset(many, out, size=256, shard_size=500_000, workers=1)
+    write_dataset(many, out, ConvertOptions(size=256, shard_size=500_000, workers=1))
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -165,7 +165,7 @@ def test_two_conversions_into_one_folder_are_kept_apart(images, tmp_path):
 
 def test_a_note_of_another_plan_or_a_lost_tar_is_not_believed(images, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "set"
-    write_dataset(images, whole, shard_size=700_000)
+    write_dataset(images, whole, ConvertOptions(shard_size=700_000))
     wanted = {path.name: path.read_bytes() for path in whole.iterdir()}
     shutil.copytree(whole, out)
     plan = Dataset.load(out).plan
@@ -175,5 +175,5 @@ def test_a_note_of_another_plan_or_a_lost_tar_is_not_believed(images, tmp_path):
     (out / ".train-000000.done").write_text(json.dumps({"plan": "another"}))
     (out / ".train-000001.done").write_text("{")
     (out / ".train-000002.tar.tmp-77").write_bytes(b"half")
-    write_dataset(images, out, shard_size=700_000)
+    write_dataset(images, out, ConvertOptions(shard_size=700_000))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == wanted

@@ -17,7 +17,7 @@ from PIL import Image
 
 from shards.atomic import atomic_write
 from shards.catalog import Catalog
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import components, index_tar, read_index, write_index
@@ -64,7 +64,7 @@ def test_dataset_json_counts_and_checksums(data):
 @pytest.mark.parametrize("size", [None, 256])
 def test_any_number_of_workers_writes_the_same_bytes(images, tmp_path, size):
     for workers in (1, 2):
-        write_dataset(images, tmp_path / str(workers), size=size, shard_size=700_000, workers=workers)
+        write_dataset(images, tmp_path / str(workers), ConvertOptions(size=size, shard_size=700_000, workers=workers))
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "12")
     assert one == two and len([name for name in one if name.endswith(".tar")]) > 3
 
@@ -74,14 +74,14 @@ def test_the_seed_decides_the_order_of_train(images, tmp_path):
         return [name for tar in Dataset.load(out).tars("train") for name in members(tar) if name.endswith(".jpg")]
 
     for seed in (0, 1):
-        write_dataset(images, tmp_path / str(seed), seed=seed)
+        write_dataset(images, tmp_path / str(seed), ConvertOptions(seed=seed))
     first, second = (order(tmp_path / n) for n in "01")
     assert sorted(first) == sorted(second) and first != second and sorted(first) != first
 
 
 def test_squares_are_the_papers(images, tmp_path):
     out = tmp_path / "set"
-    write_dataset(images, out, size=256, quality=100)
+    write_dataset(images, out, ConvertOptions(size=256, quality=100))
     stored = members(out / "train-000000.tar")
     for name in [name for name in stored if name.endswith(".json")][:10]:
         about = json.loads(stored[name])
@@ -150,9 +150,9 @@ def test_every_kind_of_image_is_stored_or_named(tmp_path):
     split = write_dataset(tmp_path / "root", tmp_path / "set").split("train")
     assert split.samples == len(READABLE)
     changed = [change for _, change in READABLE.values() if change]
-    assert split.changed == dict(sorted(Counter(changed).items()))
-    assert len(split.left_out) == len(UNREADABLE) + 1
-    reasons = {left.file: left.reason for left in split.left_out}
+    assert split.reencoded == dict(sorted(Counter(changed).items()))
+    assert len(split.skipped) == len(UNREADABLE) + 1
+    reasons = {skipped.file: skipped.reason for skipped in split.skipped}
     assert reasons["train/n01440764/n01440764_pipe.JPEG"] == "not a regular file"
     for number, kind in enumerate(kinds):
         name = f"train/n01440764/n01440764_{number}.JPEG"
@@ -166,8 +166,8 @@ def test_large_images_are_counted_and_the_largest_is_told(tmp_path):
         (folder / f"{number}.jpg").write_bytes(encoded(noise(size=size)))
     split = write_dataset(tmp_path / "root", tmp_path / "as-is").split("train")
     assert (split.scaled_down, split.sizes) == (0, Sizes(500, 400, 200_000, (30, 30, 200, 400, 400)))
-    split = write_dataset(tmp_path / "root", tmp_path / "limited", max_pixels=50_000).split("train")
-    assert split.scaled_down == 2 and split.sizes.pixels <= 50_000 and split.changed == {}
+    split = write_dataset(tmp_path / "root", tmp_path / "limited", ConvertOptions(max_pixels=50_000)).split("train")
+    assert split.scaled_down == 2 and split.sizes.pixels <= 50_000 and split.reencoded == {}
     assert Dataset.load(tmp_path / "limited").max_pixels == 50_000
 
 
@@ -182,12 +182,12 @@ def spoilt(images, tmp_path):
     return root
 
 
-def test_unreadable_files_are_left_out_and_named(images, tmp_path):
+def test_unreadable_files_are_skipped_and_named(images, tmp_path):
     root = spoilt(images, tmp_path)
     dataset = write_dataset(root, tmp_path / "set")
     split = Dataset.load(tmp_path / "set").split("train")
-    assert split.samples == 97 and split.changed == {"PNG": 1} and sum(split.class_counts) == 97
-    reasons = {left.file.rsplit("/", 1)[1]: left.reason for left in split.left_out}
+    assert split.samples == 97 and split.reencoded == {"PNG": 1} and sum(split.class_counts) == 97
+    reasons = {skipped.file.rsplit("/", 1)[1]: skipped.reason for skipped in split.skipped}
     assert reasons["notes.txt"] == "not an image"
     assert reasons["broken.JPEG"].startswith("truncated") and "No such file" in reasons["gone.JPEG"]
     assert len(reasons) == 3 and dataset == Dataset.load(tmp_path / "set")
@@ -195,9 +195,9 @@ def test_unreadable_files_are_left_out_and_named(images, tmp_path):
 
 def test_strict_refuses_them(images, tmp_path):
     with pytest.raises(InputError, match=r"--strict: train/\w+/\w+\.\w+ cannot be used .* 3 such in train"):
-        write_dataset(spoilt(images, tmp_path), tmp_path / "set", strict=True)
+        write_dataset(spoilt(images, tmp_path), tmp_path / "set", ConvertOptions(strict=True))
     assert not (tmp_path / "set").exists()
-    write_dataset(images, tmp_path / "set", strict=True)  # mended, the command goes through
+    write_dataset(images, tmp_path / "set", ConvertOptions(strict=True))  # mended, the command goes through
 
 
 def test_nothing_left_is_an_error(tmp_path):
@@ -210,16 +210,16 @@ def test_nothing_left_is_an_error(tmp_path):
 
 def test_a_folder_with_another_data_set_is_refused(images, data, tmp_path):
     out = tmp_path / "set"
-    first = write_dataset(images, out, seed=0)
+    first = write_dataset(images, out, ConvertOptions(seed=0))
     stamps = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    assert write_dataset(images, out, seed=0) == first  # the same: nothing is done
+    assert write_dataset(images, out, ConvertOptions(seed=0)) == first  # the same: nothing is done
     assert stamps == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     with pytest.raises(InputError, match="holds another data set"):
-        write_dataset(images, out, seed=1)
+        write_dataset(images, out, ConvertOptions(seed=1))
     assert stamps == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}  # what was looked at leaves no trace
     (out / "dataset.json").unlink()
     with pytest.raises(InputError, match="parts of another data set"):
-        write_dataset(images, out, seed=1)
+        write_dataset(images, out, ConvertOptions(seed=1))
     (tmp_path / "stale").mkdir()
     (tmp_path / "stale" / "stats.npz").touch()  # another set's mean would be taken for this one's
     with pytest.raises(InputError, match="parts of another data set"):

@@ -275,14 +275,14 @@ def test_without_its_library_the_message_says_what_to_install(monkeypatch):
 
 def test_a_data_set_that_changed_does_not_meet_the_old_shards(data, tmp_path, serve, images):
     from pipeline.stats import complete
-    from shards.convert import write_dataset
+    from shards.convert import ConvertOptions, write_dataset
 
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)
     server = serve(copy)
     list(loader_of(Remote(server.url, tmp_path / "cache")).epoch(0))
     shutil.rmtree(copy)
-    complete(write_dataset(images, copy, shard_size=400_000, seed=9, workers=1))
+    complete(write_dataset(images, copy, ConvertOptions(shard_size=400_000, seed=9, workers=1)))
     assert_same(loader_of(copy).epoch(0), loader_of(Remote(server.url, tmp_path / "cache")).epoch(0))
 
 

@@ -20,7 +20,7 @@ import webdataset as wds
 from pipeline.loader import Loader
 from pipeline.stats import Stats, complete
 from shards import convert, describe, tars
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.describe import describe_tars
 from shards.errors import InputError
@@ -121,11 +121,11 @@ def tree(folder: Path) -> set[tuple[str, int]]:
 def test_every_layout_gives_the_same_images(roots, images, tmp_path, layout):
     _, kind, worded = LAYOUTS[layout]
     before = tree(roots)
-    dataset = write_dataset(roots / layout, tmp_path / "set", shard_size=300_000)
+    dataset = write_dataset(roots / layout, tmp_path / "set", ConvertOptions(shard_size=300_000))
     assert contents(dataset) == expected(images)
     assert (dataset.source, dataset.classes) == (kind, CLASSES)
     assert dataset.words == (WORDS if worded else {})
-    assert not any(split.left_out or split.changed for split in dataset.splits.values())
+    assert not any(split.skipped or split.reencoded for split in dataset.splits.values())
     assert tree(roots) == before and not list((tmp_path / "set").glob(".*"))
     assert dataset == Dataset.load(tmp_path / "set")
 
@@ -244,8 +244,8 @@ def test_links_are_followed_once_and_suffixes_do_not_matter(tmp_path):
     names["c"] = ["c/6.jpg", "c/8.jpg"]
     found = listed(tmp_path / "root")["train"]
     assert found == [(f"train/{name}", wnid) for wnid, some in names.items() for name in some]
-    left_out = write_dataset(tmp_path / "root", tmp_path / "set").split("train").left_out
-    assert [left.file for left in left_out] == ["train/b/9.jpg"] and "symbolic links" in left_out[0].reason
+    skipped = write_dataset(tmp_path / "root", tmp_path / "set").split("train").skipped
+    assert [image.file for image in skipped] == ["train/b/9.jpg"] and "symbolic links" in skipped[0].reason
 
 
 def test_two_classes_cannot_be_one_folder(tmp_path):
@@ -467,7 +467,7 @@ def test_parquet_without_names_or_paths_still_has_classes_and_keys(tmp_path):
     dataset = write_dataset(tmp_path / "in", tmp_path / "set")
     assert dataset.classes == ("0", "1", "2")
     assert contents(dataset) == Counter([("train", "0", JPEG, "2"), ("train", "passwd", rows[2][0], "0")])
-    assert [left.reason for left in dataset.split("train").left_out] == ["empty file"]
+    assert [image.reason for image in dataset.split("train").skipped] == ["empty file"]
 
 
 def test_images_whose_names_disagree_name_no_class(tmp_path):
@@ -510,7 +510,7 @@ def test_hostile_names_in_parquet_write_nothing_elsewhere(in_workers, tmp_path):
         root / "train-0.parquet", [(encoded(noise(size=(16, 16 + n))), name, n) for n, name in enumerate(names)]
     )
     before = tree(tmp_path)
-    dataset = write_dataset(root, out, workers=1)
+    dataset = write_dataset(root, out, ConvertOptions(workers=1))
     assert {(path, size) for path, size in tree(tmp_path) if not path.startswith(str(out))} == before
     assert sum(size for _, size in tree(out)) < 50_000  # the long name is nowhere
     keys = [key for _, key, *_ in contents(dataset)]
@@ -547,7 +547,7 @@ def test_a_parquet_bomb_ends_soon(in_workers, tmp_path, data, name, rows, dictio
     assert (tmp_path / "root" / "train-0.parquet").stat().st_size < 10_000_000
     began = time.monotonic()
     with pytest.raises(InputError, match=r"train-0\.parquet (decompresses to|asks for too much|has the columns)"):
-        write_dataset(tmp_path / "root", tmp_path / "set", workers=1)
+        write_dataset(tmp_path / "root", tmp_path / "set", ConvertOptions(workers=1))
     assert time.monotonic() - began < 15
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 3 * 2**20  # KiB
     assert not (tmp_path / "set").exists() or sum(size for _, size in tree(tmp_path / "set")) < 10**6
@@ -753,7 +753,7 @@ def test_names_links_and_devices_in_a_tar_reach_nothing_outside(tmp_path):
     root, out = tmp_path / "a" / "b" / "root", tmp_path / "a" / "b" / "out"
     jpegs = evil(root / "train-0.tar", tmp_path)
     before = tree(tmp_path)
-    dataset = write_dataset(root, out, kind="webdataset")
+    dataset = write_dataset(root, out, ConvertOptions(kind="webdataset"))
     stored = {jpeg: key for _, key, jpeg, _ in contents(dataset)}
     assert set(stored) == set(jpegs) and all("/" not in key and "." not in key for key in stored.values())
     assert {(path, size) for path, size in tree(tmp_path) if not path.startswith(str(out))} == before
@@ -785,7 +785,7 @@ def test_links_in_the_official_archives_are_passed_over(few, tmp_path):
     before = tree(tmp_path)
     dataset = write_dataset(tmp_path / "root", tmp_path / "set")
     assert dataset.classes == ("n01440764",) and dataset.split("train").samples == 5
-    reasons = Counter(left.reason for left in dataset.split("train").left_out)
+    reasons = Counter(image.reason for image in dataset.split("train").skipped)
     assert reasons == {"not an image": 5}  # the .cls files
     assert {(path, size) for path, size in tree(tmp_path) if not path.startswith(str(tmp_path / "set"))} == before
 

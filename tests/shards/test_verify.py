@@ -45,7 +45,7 @@ def found(report):
 def test_a_whole_set_is_proved(data):
     for decode in (False, True):
         report = verify(data, decode=decode)
-        assert report.whole and report.samples == 118 and not report.complaints
+        assert report.intact and report.samples == 118 and not report.warnings
         assert report.bytes == sum(split.bytes for split in Dataset.load(data).splits.values())
 
 
@@ -57,15 +57,15 @@ def test_a_changed_image_is_named_and_can_be_quarantined(copy):
     assert (
         found(report) == [(SHARD, key)] and not report.damaged and "not those that were written" in report.bad[0].reason
     )
-    assert not verify(copy, quarantine=True).whole
+    assert not verify(copy, quarantine=True).intact
     dataset = Dataset.load(copy)
     assert [(sample.shard, sample.key) for sample in dataset.split("train").quarantined] == [(SHARD, key)]
     assert dataset.split("train").samples == 95 and (copy / SHARD).read_bytes() == before
-    assert verify(copy, decode=True).whole
+    assert verify(copy, decode=True).intact
     # ... and an index that is made anew leaves it out as well
     (copy / SHARD).with_suffix(".idx").unlink()
     complete(dataset)
-    assert verify(copy).whole
+    assert verify(copy).intact
     loader = Loader(dataset, "train", "patch", batch_size=5, threads=1, stats=Stats.load(copy))
     assert loader.samples == 95 and sum(batch.valid for batch in loader.epoch(0)) == 95
 
@@ -106,7 +106,7 @@ def test_a_change_that_harms_no_sample_is_told_of_the_shard(copy):
     overwrite(copy, part.offset_data + 100, b"\x01")  # behind the number, where nobody looks
     report = verify(copy)
     assert not report.bad and "SHA-256" in report.damaged[0].reason
-    assert not verify(copy, quarantine=True).whole and not Dataset.load(copy).split("train").quarantined
+    assert not verify(copy, quarantine=True).intact and not Dataset.load(copy).split("train").quarantined
 
 
 def test_a_tar_cut_short_names_each_sample_that_is_gone(copy):
@@ -145,7 +145,7 @@ def test_an_index_that_does_not_fit_its_tar_is_told(copy, change, reason):
 def test_an_index_in_another_order_fits(copy):
     path = (copy / SHARD).with_suffix(".idx")
     write_index(path, read_index(path)[::-1])
-    assert verify(copy).whole
+    assert verify(copy).intact
 
 
 def foreign(path, samples):
@@ -175,7 +175,7 @@ def test_images_without_a_checksum_are_decoded(tmp_path, run_cli):
     assert [(bad["shard"], bad["key"]) for bad in report["bad"]] == [("train-1.tar", "b"), ("train-1.tar", "a2")]
     assert "truncated" in report["bad"][0]["reason"] and report["damaged"] == []
     told = run_cli("verify", tmp_path, "--decode")
-    assert told.stdout.rstrip().endswith("whole")
+    assert told.stdout.rstrip().endswith("intact")
     about = json.loads(run_cli("info", tmp_path, "--json").stdout)
     assert about["splits"]["train"]["samples"] == 4 and about["splits"]["train"]["quarantined"] == 2
     assert (tmp_path / "train-1.idx").read_text() == "v1.2 0\n"
@@ -186,17 +186,17 @@ def test_samples_with_one_key_are_told_apart_from_none(tmp_path, run_cli):
     foreign(tmp_path / "train-0.tar", [("a", parts), ("b", parts), ("a", parts)])
     told = run_cli("index", tmp_path).stdout
     assert told.count("a: its key comes twice in the shard") == 2
-    assert Dataset.load(tmp_path).split("train").samples == 1 and verify(tmp_path, decode=True).whole
+    assert Dataset.load(tmp_path).split("train").samples == 1 and verify(tmp_path, decode=True).intact
 
 
 def test_names_with_blanks_fit_their_index(tmp_path, run_cli):
     parts = {"jpg": encoded(noise()), "cls": b"0"}
     foreign(tmp_path / "train-0.tar", [("a b", parts), ("grün", {**parts, "jpg": b"none"}), ("c", parts)])
     run_cli("index", tmp_path)
-    assert Dataset.load(tmp_path).split("train").samples == 2 and verify(tmp_path).whole
+    assert Dataset.load(tmp_path).split("train").samples == 2 and verify(tmp_path).intact
     (tmp_path / "train-0.idx").unlink()
     run_cli("index", tmp_path)
-    assert verify(tmp_path).whole and len(read_index(tmp_path / "train-0.idx")) == 2
+    assert verify(tmp_path).intact and len(read_index(tmp_path / "train-0.idx")) == 2
 
 
 def test_what_dali_does_not_decode_is_left_out_of_the_index(tmp_path, run_cli):

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from pipeline.loader import Loader
 from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats, complete
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.synthetic import render_folders
 from trainer.alexnet import AlexNet
@@ -139,7 +139,7 @@ def crops(tmp_path_factory):
     """512 rendered images of 4 classes as an epoch feeds them, and their labels."""
     folder = tmp_path_factory.mktemp("crops")
     render_folders(folder / "images", classes=4, train=512, val=4, seed=0)
-    complete(write_dataset(folder / "images", folder / "set", size=256))
+    complete(write_dataset(folder / "images", folder / "set", ConvertOptions(size=256)))
     stats = Stats.load(folder / "set")
     loader = Loader(Dataset.load(folder / "set"), "train", "train", stats=stats, batch_size=64, threads=2)
     preprocess = Preprocess(stats, "image", torch.device("cpu"))

@@ -18,7 +18,7 @@ import torch
 
 from pipeline.stats import complete
 from shards.atomic import locked
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.errors import InputError
 from shards.synthetic import render_folders
 from tests.conftest import PROJECT
@@ -38,7 +38,7 @@ def data(tmp_path_factory):
     """32 images to train with and 8 to evaluate, in two classes."""
     root = tmp_path_factory.mktemp("resume")
     render_folders(root / "images", classes=2, train=32, val=8, seed=3)
-    complete(write_dataset(root / "images", root / "shards", shard_size=200_000, workers=1))
+    complete(write_dataset(root / "images", root / "shards", ConvertOptions(shard_size=200_000, workers=1)))
     return root / "shards"
 
 

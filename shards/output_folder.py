@@ -1,0 +1,85 @@
+"""The folder that a conversion writes to: locked, continued after a kill, refused when it holds another data set.
+
+An unfinished conversion has hidden files there: its plan (which conversion it is), its catalog (the list of images),
+the images extracted from parquet files, and a done marker for each finished shard.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.atomic import atomic_write, locked
+from shards.dataset import FILE, Dataset
+from shards.errors import InputError
+
+PLAN, CATALOG, SCRATCH = ".plan", ".catalog", ".scratch"
+
+
+def done_marker(tar: Path) -> Path:
+    """The file that says that a tar and its index are finished."""
+    return tar.with_name(f".{tar.stem}.done")
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Creates and locks the folder, and removes it at the end if it is new and still empty."""
+    is_new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
+    try:
+        with locked(out):
+            try:
+                yield
+            finally:
+                if not (out / PLAN).exists():  # nothing was begun: it was finished already, or refused
+                    clear(out)
+    finally:
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+
+
+def load_finished(out: Path, plan: str) -> Dataset | None:
+    """The data set of this plan if it is finished. Raises InputError when there is another."""
+    if not (out / FILE).exists():
+        return None
+    dataset = Dataset.load(out)
+    if dataset.plan != plan:
+        raise InputError(f"{out} holds another data set (other images or options): choose another --out or empty it")
+    for split in dataset.splits:
+        dataset.tars(split)
+    clear(out)  # what a kill at the very end may have left
+    return dataset
+
+
+def begin(out: Path, plan: str) -> None:
+    """Marks the folder as this plan's, and removes the half-written files of a killed run."""
+    begun = (out / PLAN).read_text() if (out / PLAN).exists() else None
+    # The statistics (.npz) of another data set would be taken for this one's
+    if begun != plan and (begun or any(out.glob("*.tar")) or any(out.glob("*.npz"))):
+        raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
+    for leftover in out.glob(".*.tmp-*"):
+        leftover.unlink()
+    with atomic_write(out / PLAN) as file:
+        file.write(plan.encode())
+
+
+def discard(out: Path, splits: Iterable[str]) -> None:
+    """Removes what an unfinished conversion has written to a folder that it had claimed."""
+    for name in splits:
+        for path in [*out.glob(f"{name}-[0-9]*.tar"), *out.glob(f"{name}-[0-9]*.idx")]:
+            path.unlink()
+    clear(out)
+
+
+def clear(out: Path) -> None:
+    """Removes the hidden files of a conversion. The plan goes last: it says whose the others are."""
+    shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    for path in [*out.glob(".*.tmp-*"), *out.glob(".*.done"), out / CATALOG, out / PLAN]:
+        path.unlink(missing_ok=True)
