@@ -1,0 +1,52 @@
+"""Worker processes serve every caller: a script with or without a main guard, a module, standard input."""
+
+import subprocess
+import sys
+
+import pytest
+
+from shards.dataset import Dataset
+from tests.conftest import PROJECT
+from tests.support.image_kinds import encoded, noise
+
+# What a first script of a user's looks like. It counts how often it runs
+CALLS = """
+import os
+from pathlib import Path
+
+from shards.convert import ConvertOptions, write_dataset
+from shards.describe import describe_tars
+from shards.verify import verify
+
+with open("runs", "a") as file:
+    file.write("once ")
+write_dataset(Path("images"), Path("set"), ConvertOptions(workers=2))
+assert verify(Path("set"), workers=2).intact
+os.remove("set/dataset.json")
+describe_tars(Path("set"), workers=2)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "images" / split / "a").mkdir(parents=True)
+        (tmp_path / "images" / split / "a" / "0.jpg").write_bytes(encoded(noise()))
+    (tmp_path / "calls.py").write_text(CALLS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [["calls.py"], ["-m", "calls"], ["-"]], ids=["script", "module", "stdin"])
+def test_a_call_needs_no_main_guard(folder, arguments):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=CALLS,
+        cwd=folder,
+        env={"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (folder / "runs").read_text() == "once "  # no worker runs the script again
+    assert Dataset.load(folder / "set").split("train").samples == 1
