@@ -63,7 +63,7 @@ def run(config: BenchConfig) -> None:
 
 
 def check(config: BenchConfig) -> None:
-    """Raises InputError for options that cannot be met: before measuring, not after it."""
+    """Raises InputError for options that do not go together, before anything is measured."""
     for option, path in (("--json", config.json_path), ("--report", config.report_path)):
         if path and not path.absolute().parent.is_dir():
             raise InputError(f"{option} {path}: there is no such folder; make it first")
@@ -83,9 +83,11 @@ def check(config: BenchConfig) -> None:
     if config.with_scaling and "TORCHELASTIC_RUN_ID" in os.environ:
         raise InputError("--scaling starts groups of ranks itself: leave torchrun out, or --scaling")
     if config.with_scaling and config.model.cuda_graphs:
-        raise InputError("--scaling measures two ranks, too, and --cuda-graphs holds for one: leave one of them out")
+        raise InputError(
+            "--scaling also measures several ranks, and --cuda-graphs works with one: leave one of the two out"
+        )
     if config.cold and isinstance(config.data, Remote):
-        raise InputError("--cold is for shards in a folder, which the kernel keeps: leave it out with a URL")
+        raise InputError("--cold is for shards in a folder, which the page cache holds: leave it out with a URL")
 
 
 def render(folder: Path) -> Path:

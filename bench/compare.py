@@ -65,5 +65,5 @@ def read_report(path: Path) -> Report:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} does not hold a run's figures ({error!r}): {remedy}") from None
     if schema != SCHEMA:
-        raise InputError(f"{path} is of schema {schema}, and this version's is {SCHEMA}: measure again")
+        raise InputError(f"{path} has schema {schema}, and this version reads schema {SCHEMA}: measure again")
     return report

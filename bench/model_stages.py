@@ -71,22 +71,22 @@ class ModelStages:
         return self.setup.time(exchange)
 
     def forward(self) -> Timed:
-        """The logits."""
+        """The logits, as in training."""
         step, images = self.prepared.step, self.prepared.images
         return self.setup.time(lambda: step.forward(images))
 
     def forward_backward(self) -> Timed:
-        """All gradients."""
+        """A training step without the optimizer's update."""
         step, images, labels = self.prepared.step, self.prepared.images, self.prepared.labels
         return self.setup.time(lambda: step.gradients(images, labels))
 
     def update(self) -> Timed:
-        """A whole step on a batch that stays on the device."""
+        """A training step on a batch that stays on the device: the stage "model"."""
         step, images, labels = self.prepared.step, self.prepared.images, self.prepared.labels
         return self.setup.time(lambda: step.update(images, labels))
 
     def train(self) -> Timed:
-        """Everything, as training does it."""
+        """Loading, preprocessing and the training step together."""
         return self.setup.time(lambda: self._train_on(next(self.prepared.batches)))
 
     def _train_on(self, batch: Batch) -> None:
@@ -102,7 +102,7 @@ class ModelStages:
             if self.context.device_id is not None:
                 torch.cuda.synchronize()
             steps += 1
-            # Of all ranks, so that all stop together
+            # The slowest rank's, so that all stop together
             spent = self.context.all_reduce(time.perf_counter() - began, dist.ReduceOp.MAX)
             if steps == FIRST_STEPS or spent > self.setup.config.seconds:
                 break
@@ -110,14 +110,14 @@ class ModelStages:
         return FIRST_STEPS * batch_size / (spent + (FIRST_STEPS - steps) * batch_size / steady)
 
     def without_lrn(self) -> float:
-        """Images a second of a whole step of the same model without its normalizations."""
+        """Images a second of a training step of the same model without its normalizations."""
         images, labels = self.prepared.images, self.prepared.labels
         without = replace(self.setup.config.model, normalization=False)
         bare = ModelStep(self.context, len(self.setup.dataset.classes), without)
         return self.setup.time(lambda: bare.update(images, labels)).median
 
     def on_one_device(self) -> float:
-        """Images a second of a step on the global batch, by the first rank alone with all cores."""
+        """Images a second of a training step on the global batch, by the first rank alone with all cores."""
         context, config, rate = self.context, self.setup.config, 0.0
         if context.rank == 0:
             alone = replace(

@@ -18,7 +18,7 @@ from trainer.rank import RankContext
 
 @dataclass(frozen=True)
 class RankSetup:
-    """settings: how DALI runs here, as chosen, tuned or by default."""
+    """settings: DALI's on this rank, as chosen, tuned or by default."""
 
     context: RankContext
     config: BenchConfig
@@ -51,5 +51,5 @@ class RankSetup:
         return stream(dataset or self.dataset, **self.loader_options(**changed))
 
     def time(self, step: Callable[[], object], images: int | None = None) -> Timed:
-        """Times `step` for as long as a stage is to take; it counts for `images`, by default this rank's share."""
+        """Times `step` for `config.seconds`; a call counts for `images`, by default this rank's share of a batch."""
         return timed(step, self.images if images is None else images, self.config.seconds, self.context)

@@ -35,11 +35,11 @@ svg .rate { fill: none; stroke: var(--bar); stroke-width: 2 } svg circle { fill:
 
 def page(report: Report) -> str:
     """The page for what `throughput-bench --json` writes."""
-    where = report["machine"]
-    kind = where.get("gpu", where["cpu"])
+    machine = report["machine"]
+    processor = machine.get("gpu", machine["cpu"])
     sections = [
         f"<h1>What bounds training: {escape(report['bottleneck'])}</h1>",
-        f'<p class="quiet">{escape(kind)}, {where["cores"]} cores, {where["memory_gib"]} GiB; '
+        f'<p class="quiet">{escape(processor)}, {machine["cores"]} cores, {machine["memory_gib"]} GiB; '
         f"{escape(report['data']['name'])}, batch {report['batch_size']}, width {report['width']:g}</p>",
         *(f"<p>{escape(line)}</p>" for line in report["verdict"].splitlines()),
         "<h2>Stages, and how much of its limit each reaches</h2>",
@@ -53,7 +53,7 @@ def page(report: Report) -> str:
         "<h2>Ratios</h2>",
         _table((name, f"{about['ratio']:.2f}") for name, about in report["ratios"].items()),
         "<h2>Machine and versions</h2>",
-        _table((name, str(value)) for name, value in where.items()),
+        _table((name, str(value)) for name, value in machine.items()),
         f'<p class="quiet">Made by <code>{escape(report["command"])}</code></p>',
     ]
     body = "\n".join(sections)

@@ -1,7 +1,7 @@
 """`throughput-bench --scaling`: how the speed grows with threads and ranks, and changes with batch and images.
 
 threads   the training pipeline, one rank
-ranks     a whole step on resident data, the same global batch over 1, 2, 4, ... ranks
+ranks     a training step on a resident batch, the same global batch over 1, 2, 4, ... ranks
 batch     the same on one rank, other batches
 pictures  the training pipeline, one rank with all threads, images stored at other sizes
 """
@@ -32,7 +32,7 @@ SIZES = (256, 384, 512)  # at which images are stored
 ORIGINALS = "originals"
 MAX_RANKS = 8
 
-Report = Callable[[str, int | str, Timed], Point]  # the axis, its value, what was measured there
+ReportPoint = Callable[[str, int | str, Timed], Point]  # from an axis, its value, and the measurement there
 
 
 class AxisValues(NamedTuple):
@@ -96,7 +96,7 @@ def measure_alone(
     data: Path | Remote,
     folder: Path,
     values: AxisValues,
-    report: Report,
+    report: ReportPoint,
     result_path: Path,
 ) -> None:
     """Every axis but the ranks, by one rank, which writes them to `result_path`.
@@ -134,7 +134,7 @@ def measure_alone(
 
 
 def measure_shared(context: RankContext, config: BenchConfig, classes: int, result_path: Path) -> None:
-    """The step of a global batch by several ranks; `result_path` gets what the first one measured."""
+    """A training step of a global batch by several ranks; the first writes the measurement to `result_path`."""
     result = time_step(context, config, classes, config.batch_size)
     if context.rank == 0:
         result_path.write_text(json.dumps(result._asdict()))
@@ -148,11 +148,13 @@ def time_pipeline(setup: RankSetup, dataset: Dataset, **changed: int) -> Timed:
 
 
 def time_step(context: RankContext, config: BenchConfig, classes: int, batch_size: int) -> Timed:
-    """A whole step of a global batch on resident data."""
+    """A training step of a global batch that stays on the device."""
     step = ModelStep(context, classes, config.model)
     here = batch_size * context.layout.towers.size // context.world_size
     images = torch.randn(here, 3, CROP, CROP, device=context.device)
-    labels = torch.randint(classes, (here,), device=context.device)
+    # The hybrid layout's dense layers read the images of all ranks
+    labelled = batch_size if context.layout.is_hybrid else here
+    labels = torch.randint(classes, (labelled,), device=context.device)
     share = batch_size // context.world_size
     return timed(lambda: step.update(images, labels), share, config.seconds / 2, context)
 

@@ -10,8 +10,8 @@
     exchange          what the ranks send one another in a step, and nothing else
     forward           the model's logits
     forward+backward  and all gradients
-    model             and the update: a whole step on a batch that stays on the device
-    train             pipeline, feed and model together, as `train` runs them
+    model             and the optimizer's update: a training step on a batch that stays on the device
+    train             pipeline, feed and model together, as training runs them
 
 All ranks run a stage at once and their images add up; two towers work on the same images, so each counts half of them.
 """

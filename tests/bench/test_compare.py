@@ -1,4 +1,4 @@
-"""Two runs side by side: a difference beyond the spread is told from noise, and a file that is not a run's is named."""
+"""Two runs side by side: a difference beyond the spread counts, noise does not, and a file of another kind is named."""
 
 import json
 import re
@@ -16,7 +16,7 @@ def report_file(path, **rates):
     return path
 
 
-def test_compare_tells_a_difference_from_noise(tmp_path, run_cli):
+def test_a_difference_beyond_the_spread_is_marked_and_noise_is_not(tmp_path, run_cli):
     one = report_file(tmp_path / "one.json", read=100, model=50, train=40)
     two = report_file(tmp_path / "two.json", read=110, model=100)
     text = run_cli("throughput-bench", "--compare", one, two).stdout
@@ -28,7 +28,7 @@ def test_compare_tells_a_difference_from_noise(tmp_path, run_cli):
     "content, complaint",
     [
         ("{", "does not hold a run's figures"),
-        ('{"schema": 1, "stages": []}', "is of schema 1, and this version's is 3: measure again"),
+        ('{"schema": 1, "stages": []}', "has schema 1, and this version reads schema 3: measure again"),
         ('{"schema": 3, "stages": [{}]}', "does not hold a run's figures"),
     ],
 )

@@ -80,9 +80,9 @@ def test_nothing_overflows_a_phone_and_the_dark_is_dark(tmp_path, dark):
     probe.write_text(PROBE.format(page=html.replace("&", "&amp;").replace('"', "&quot;")))
     shown = tmp_path / "page.html"
     shown.write_text(html)
-    found = json.loads(re.search(r"<pre>(\{.*\})</pre>", browse(probe, tmp_path, dark))[1])
-    assert found["wide"] <= 360 and found["beyond"] == []
-    light, dim = (sum(map(int, re.findall(r"\d+", found[key])[:3])) for key in ("ground", "text"))
+    measured = json.loads(re.search(r"<pre>(\{.*\})</pre>", browse(probe, tmp_path, dark))[1])
+    assert measured["wide"] <= 360 and measured["beyond"] == []
+    light, dim = (sum(map(int, re.findall(r"\d+", measured[key])[:3])) for key in ("ground", "text"))
     assert (light < 150 < 600 < dim) if dark else (dim < 150 < 600 < light)
     dom = browse(shown, tmp_path, dark)
     assert all(text in dom for text in TEXTS)
@@ -91,7 +91,7 @@ def test_nothing_overflows_a_phone_and_the_dark_is_dark(tmp_path, dark):
 def browse(path, tmp_path, dark):
     """The page as the browser has it after its scripts."""
     settings = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    # 0 is dark and 1 is light, in Blink's own words
+    # 0 is dark and 1 is light, in Blink's settings
     settings += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=3000"]
     command = [CHROMIUM, *settings, "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

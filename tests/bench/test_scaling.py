@@ -1,22 +1,25 @@
 """Scaling measures the speed along every axis: threads, ranks, batch, and how images are stored."""
 
+import json
+
 import pytest
 
 from bench import rank_setup, scaling
 from bench.config import BenchConfig
 from bench.harness.datasets import stream
 from bench.harness.model_step import ModelOptions
+from trainer.launch import launch
 
 
 @pytest.mark.long
 def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
     used = []
 
-    def noted(of, **options):
+    def recorded(dataset, **options):
         used.append((options["threads"], options["prefetch"]))
-        return stream(of, **options)
+        return stream(dataset, **options)
 
-    monkeypatch.setattr(rank_setup, "stream", noted)
+    monkeypatch.setattr(rank_setup, "stream", recorded)
     chosen = {"threads": None, "prefetch": 3, "affinity": None, "decode_on": None, "hw_decoder_load": None}
     model = ModelOptions(width=0.05)
     config = BenchConfig(data, 4, model, device="cpu", decoding=chosen, seconds=0.1, with_scaling=True)
@@ -28,6 +31,14 @@ def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
     assert points["pictures"] == ["256", "384", "512", "originals"]
     assert all(point["img_per_s"] > 0 for axis in axes for point in axis["points"])
     assert scaling.table(axes).count("img/s by") == 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["towers", "data", "hybrid"])
+def test_ranks_can_share_the_model_in_every_way(tmp_path, parallel):
+    config = BenchConfig(None, 4, ModelOptions(width=0.05), seconds=0.1)
+    launch(scaling.measure_shared, 2, "cpu", config, 4, tmp_path / "result.json", parallel=parallel)
+    assert json.loads((tmp_path / "result.json").read_text())["rates"][0] > 0
 
 
 def test_powers_of_two_end_at_the_most():

@@ -44,8 +44,8 @@ def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_bottleneck(sho
 @pytest.mark.long
 def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_path, run_cli):
     out = tmp_path / "bench.json"
-    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu", "--gpus", 2, "--cold"]
-    done = run_cli("throughput-bench", "--data", data, "--json", out, *words)
+    options = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu", "--gpus", 2, "--cold"]
+    done = run_cli("throughput-bench", "--data", data, "--json", out, *options)
     text, lines = done.stdout, done.stderr.splitlines()
     assert lines[-1].startswith("model on one device: ") and lines[-1].endswith(", 0 min 0 s left")
     report = json.loads(out.read_text())
@@ -69,8 +69,11 @@ def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_
 
 @pytest.mark.long
 def test_without_data_it_renders_its_own(run_cli):
-    words = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu"]
-    assert "512 rendered images" in run_cli("throughput-bench", *words).stdout
+    options = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu"]
+    done = run_cli("throughput-bench", *options)
+    assert "512 rendered images" in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("model without LRN: ") and last.endswith(", 0 min 0 s left")  # all that was planned
 
 
 def test_the_report_names_its_stages_limits_and_ratios_as_the_recorded_runs_do(short_report):
