@@ -1,10 +1,11 @@
 """The model, layer by layer (paper, sections 3.1 to 3.5 and figure 2).
 
 One description serves one device and two. In figure 2 each device holds half of every layer's kernels, its tower;
-conv2, conv4 and conv5 read their own tower only, conv3 and the fully connected layers read both. On one device the
-towers lie side by side and "own tower only" is a convolution in two groups; on two, each holds its half as dense layers
-and `all_gather_channels` brings the other's half where a layer reads both. A tower's parameter is the matching half, along dim
-0, of the one-device model's: that one is the unsharded form. Which processes hold what is `trainer.model_parallel.Layout`'s.
+conv2, conv4 and conv5 read their own tower only, conv3 and the fully connected layers read both. On one device both
+towers are in one layer and "own tower only" is a convolution in two groups; on two, each device holds its half as
+ungrouped layers, and `ShardGroup.all_gather_channels` brings the other's half where a layer reads both. A tower's
+parameter is the matching half, along dim 0, of the one-device model's: that one is the unsharded form.
+`trainer.model_parallel.Layout` says which process holds what.
 """
 
 from typing import NamedTuple
@@ -13,22 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shards.errors import InputError
 from trainer.config import TrainConfig
 from trainer.lrn import local_response_norm
-from trainer.model_parallel import Layout, ShardGroup, unsharded_layout
+from trainer.model_parallel import Layout, LayoutError, ShardGroup, unsharded_layout
 
 # The layers whose biases start at 1, so that their ReLUs see positive inputs at first (section 5)
 POSITIVE_BIASES = ("conv2", "conv4", "conv5", "fc6", "fc7")
 
 
 class Variant(NamedTuple):
-    """What a model may have otherwise than the paper's.
+    """In what a model may differ from the paper's.
 
     activation: "relu" or "tanh" (section 3.1); norm: local response normalization (3.3); alpha: its weight of a
-    square; pool: "3/2", windows of 3 that lie 2 apart, or "2/2" (3.4); first_block: the order of the first layer's
-    steps; towers: 2, or 1 of half the kernels (3.2); middle_std: the spread of the initial weights of conv3 to conv5;
-    bias_lr_scale, bias_decay: of the biases, the learning rate in multiples, and whether their weights decay.
+    square; pool: "3/2", windows of 3 with stride 2, or "2/2" (3.4); first_block: the order of the first layer's
+    steps; towers: 2, or 1 with half the kernels (3.2); middle_std: the standard deviation of the initial weights of
+    conv3 to conv5; bias_lr_scale: the biases' learning rate in multiples of the weights'; bias_decay: whether weight
+    decay applies to biases.
     """
 
     activation: str = "relu"
@@ -44,8 +45,8 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "paper": Variant(),
-    # The 2012 code: its order of the first block, its division of alpha by the window, its spread of the middle layers
-    # (the design page's facts); biases at twice the rate and without decay, as in the layer-params file of the same
+    # The 2012 release: the order of its first block, its division of alpha by the window, its initial weights of the
+    # middle layers; biases at twice the learning rate and without decay, as in the layer-params file of the same
     # author's cuda-convnet2 (epsB=0.02, wc on weights alone): the 2012 file itself was not found
     "release-2012": Variant(
         alpha=1e-4 / 5,
@@ -54,17 +55,18 @@ VARIANTS = {
         bias_lr_scale=2.0,
         bias_decay=False,
     ),
-    # Section 3.2, footnote 2: half the kernels in each convolution but the last, and the dense layers whole
+    # Section 3.2, footnote 2: half the kernels in each convolution but the last, and all of the dense layers
     "one-tower": Variant(towers=1),
 }
 
 
 class FirstConvolution(nn.Conv2d):
-    """Kernels of 11 x 11, 4 apart. 224 inputs give 55 outputs (figure 2) when padded by 3, which the 2012 release does
-    on the right and bottom.
+    """Kernels of 11 x 11, stride 4. 224 inputs give 55 outputs (figure 2) when padded by 3, which the 2012 release
+    does on the right and bottom.
 
-    It is computed as kernels of 3 x 3, 1 apart, over squares of 4 x 4 pixels as 48 channels: the same sums with some
-    zeros more, and less time, for 3 channels fill no vector register (forward and backward 0.7 of it, docs/speed.md).
+    It is computed as kernels of 3 x 3, stride 1, over squares of 4 x 4 pixels as 48 channels: the same sums with some
+    more zeros, in less time, because 3 channels do not fill a vector register (forward and backward take 0.7 of it,
+    docs/speed.md).
     """
 
     def __init__(self, kernels: int):
@@ -79,12 +81,12 @@ class AlexNet(nn.Module):
     """N x 3 x 224 x 224 images (mean-subtracted, 0..255 scale) to logits: this process's columns of N x classes.
 
     Args:
-        classes: an odd number gets one idle output more, so that both towers hold as many, whose logit is -3e38.
+        classes: an odd number gets one unused output with logit -3e38, so that both towers hold equally many.
         width: share of the paper's kernels and neurons in every layer, for small machines.
         dropout: probability of dropping a neuron of fc6 and fc7 (section 4.2).
-        layout: which processes hold which part; all here by default.
+        layout: which processes hold which part; by default this process holds all.
         variant: the paper's by default.
-    Raises: ValueError when `width` leaves a layer without kernels; InputError when one cannot be shared equally.
+    Raises: ValueError when `width` leaves a layer without kernels; LayoutError when one cannot be split equally.
     """
 
     def __init__(
@@ -100,23 +102,23 @@ class AlexNet(nn.Module):
         self.classes, self.width, self.dropout = classes, width, dropout
         self.variant = variant
         if variant.towers < self.layout.towers.size:
-            raise InputError("a model of one tower cannot be laid out as two: choose --gpus 1, or --parallel data")
-        here = self.local_towers
+            problem = "a model of one tower cannot be split into two"
+            raise LayoutError(problem, "choose --gpus 1, or --parallel data")
         k96, k256, k384, k4096 = (_scaled(kernels, width) for kernels in (96, 256, 384, 4096))
         last = k256  # one tower has all of the last convolution's kernels
         if variant.towers == 1:
             k96, k256, k384 = k96 // 2, k256 // 2, k384 // 2
 
         def conv(reads: int, kernels: int, size: int, *, both: bool) -> nn.Conv2d:
-            # `reads` and `kernels` count all towers; a layer that reads its own has a group for each tower here
-            groups = 1 if both else here
+            # `reads` and `kernels` count all towers; a layer that reads its own has a group for each local tower
+            groups = 1 if both else self.local_towers
             reads = reads if both else reads // self.layout.towers.size
             return nn.Conv2d(reads, kernels // self.layout.towers.size, size, padding=size // 2, groups=groups)
 
         def dense(reads: int, neurons: int) -> nn.Linear:
             if neurons % self.layout.dense.size:
-                shared = f"{neurons} neurons of a dense layer cannot be shared equally by {self.layout.dense.size}"
-                raise InputError(f"{shared} devices: choose another --gpus or --parallel")
+                problem = f"{neurons} neurons of a dense layer cannot be split equally over {self.layout.dense.size}"
+                raise LayoutError(f"{problem} devices", "choose another --gpus or --parallel")
             return nn.Linear(reads, neurons // self.layout.dense.size)
 
         #                 reads         kernels  size                            output
@@ -140,15 +142,15 @@ class AlexNet(nn.Module):
         x = self.activate(self.conv3(towers.all_gather_channels(x)))
         x = self.activate(self.conv4(x))
         x = self.pool(self.activate(self.conv5(x)))
-        x = self.drop(self.activate(self.fc6(dense.enter_dense(x).flatten(1))), rng)
-        x = self.drop(self.activate(self.fc7(dense.all_gather_channels(x))), rng)
+        x = self.apply_dropout(self.activate(self.fc6(dense.enter_dense(x).flatten(1))), rng)
+        x = self.apply_dropout(self.activate(self.fc7(dense.all_gather_channels(x))), rng)
         x = self.fc8(dense.all_gather_channels(x))
-        idle = x.shape[1] * (dense.rank + 1) - self.classes
-        return x if idle <= 0 else F.pad(x[:, :-idle], (0, idle), value=torch.finfo(x.dtype).min)
+        unused = x.shape[1] * (dense.rank + 1) - self.classes
+        return x if unused <= 0 else F.pad(x[:, :-unused], (0, unused), value=torch.finfo(x.dtype).min)
 
     @property
     def local_towers(self) -> int:
-        """How many towers are in this process."""
+        """How many towers this process holds."""
         return self.variant.towers // self.layout.towers.size
 
     def activate(self, x: Tensor) -> Tensor:
@@ -158,15 +160,15 @@ class AlexNet(nn.Module):
         return local_response_norm(x, self.local_towers, alpha=self.variant.alpha) if self.variant.norm else x
 
     def pool(self, x: Tensor) -> Tensor:
-        """Overlapping max pooling: windows of 3, 2 apart (section 3.4); or of 2, which do not overlap."""
+        """Overlapping max pooling: windows of 3 with stride 2 (section 3.4); or of 2, which do not overlap."""
         return F.max_pool2d(x, 3 if self.variant.pool == "3/2" else 2, 2)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """The softmax over all classes, N x classes, for all images of those that share the dense layers."""
+        """The softmax over all classes, N x classes, for all images of the group that shares the dense layers."""
         return self.layout.dense.gather_logits(self(images))[:, : self.classes].softmax(dim=1)
 
-    def drop(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
-        """Dropout as section 4.2 has it: neurons are zeroed in training, and outputs scaled by 1 - p in testing.
+    def apply_dropout(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Dropout as in section 4.2: neurons are zeroed in training, and outputs scaled by 1 - p in testing.
 
         The mask is drawn for the global batch and all neurons, and each process takes its part, so that all layouts
         drop the same neurons.
@@ -184,13 +186,14 @@ class AlexNet(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Fresh weights, the same for any layout: N(0, 0.01), biases 1 in POSITIVE_BIASES and 0 elsewhere (section 5).
+        """Initial weights, the same in any layout: N(0, 0.01), biases 1 in POSITIVE_BIASES, 0 elsewhere (section 5).
 
-        A layer of a narrower model sums fewer inputs, so its weights are wider by 1 / sqrt(width), which keeps the sums
-        at the paper's size; without that the signal fades layer by layer. conv1 reads the same image at any width.
+        A layer of a narrower model sums fewer inputs, so its weights are larger by 1 / sqrt(width), which keeps the
+        sums at the paper's size; without that the signal fades layer by layer. conv1 reads the same image at any width.
         """
         rng = torch.Generator().manual_seed(seed)
         for name, layer in self.named_children():
+            assert isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None
             own, shard_group = layer.weight, self.shard_group(name)
             std = self.variant.middle_std if name in ("conv3", "conv4", "conv5") else 0.01
             std = std if name == "conv1" else std / self.width**0.5
@@ -199,16 +202,16 @@ class AlexNet(nn.Module):
             layer.bias.fill_(1.0 if name in POSITIVE_BIASES else 0.0)
 
     def shard_group(self, name: str) -> ShardGroup:
-        """Who hold a parameter, or the layer of that name, between them."""
+        """The processes that share a parameter, or the layer of that name."""
         return self.layout.dense if name.startswith("fc") else self.layout.towers
 
     def unsharded_state_dict(self) -> dict[str, Tensor]:
-        """The one-device model's parameters by name, from all that hold parts of them; all must call."""
+        """The one-device model's parameters by name, gathered from their shards; all processes must call."""
         return {name: self.shard_group(name).unshard(parameter.detach()) for name, parameter in self.named_parameters()}
 
     @torch.no_grad()
     def load_unsharded(self, state: dict[str, Tensor]) -> None:
-        """Takes this place's part of the one-device model's parameters.
+        """Takes this process's shards of the one-device model's parameters.
 
         Raises: ValueError naming a parameter that is missing, unknown or of another shape.
         """
@@ -216,10 +219,10 @@ class AlexNet(nn.Module):
         if own.keys() != state.keys():
             raise ValueError(f"parameters differ: {', '.join(sorted(own.keys() ^ state.keys()))}")
         for name, parameter in own.items():
-            part = self.shard_group(name).shard(state[name])
-            if part.shape != parameter.shape:
-                raise ValueError(f"{name} is {tuple(part.shape)}, and this model's is {tuple(parameter.shape)}")
-            parameter.copy_(part)
+            shard = self.shard_group(name).shard(state[name])
+            if shard.shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(shard.shape)}, and this model's is {tuple(parameter.shape)}")
+            parameter.copy_(shard)
 
 
 def model_from_config(config: TrainConfig, classes: int, layout: Layout) -> AlexNet:

@@ -1,6 +1,7 @@
 """Top-1 and top-5 error on a split (paper, section 4.1: ten crops, their softmax outputs averaged)."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from shards.progress import Progress
 from shards.remote import Remote
 from trainer import checkpoint
 from trainer.alexnet import AlexNet, model_from_config
+from trainer.model_parallel import LayoutError
 from trainer.precision import Precision
 from trainer.rank import RankContext
 
@@ -30,16 +32,16 @@ def evaluate(
     precision: Precision,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict | None:
+) -> dict[str, Any] | None:
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
-    but for those that cannot be decoded.
+    except those that cannot be decoded.
 
-    `loader` has view "center" or "ten". All processes reach the same numbers. With fewer than five classes top-5 means
-    top-all, and its error is 0. None when `should_stop`, which is asked before each batch, says so.
+    `loader` has view "center" or "ten". All processes get the same numbers. With fewer than five classes top-5 means
+    all, and its error is 0. None when `should_stop`, which is called before each batch, returns True.
     """
     model.eval()
     replicas = model.layout.replicas
-    counts = torch.zeros(3, dtype=torch.int64, device=context.device)  # right at once, right among five, samples
+    counts = torch.zeros(3, dtype=torch.int64, device=context.device)  # right in top 1, right in top 5, samples
     for batch in loader.epoch(0):
         if should_stop():
             model.train()
@@ -47,10 +49,10 @@ def evaluate(
         images, labels = context.gather_batch(batch, preprocess)
         with precision.autocast():
             probabilities = model.probabilities(images.flatten(0, 1))
-        probabilities = probabilities.unflatten(0, (len(labels), -1)).mean(dim=1)
-        # Of the global batch's images this replica has these
-        mine = range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)]
-        labels, probabilities = labels[: len(mine)], probabilities[: len(mine)]
+        probabilities = probabilities.view(len(labels), -1, probabilities.shape[1]).mean(dim=1)
+        # How many of this replica's images are real: the last batch is padded
+        valid = len(range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)])
+        labels, probabilities = labels[:valid], probabilities[:valid]
         ranked = probabilities.topk(min(5, model.classes), dim=1).indices == labels[:, None]
         counts += torch.stack([ranked[:, 0].sum(), ranked.sum(), (labels != BAD_LABEL).sum()])
         if progress:
@@ -88,7 +90,10 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
             "give the data set it was trained on"
         )
     config = checkpoint.config_of(state, file)
-    model = model_from_config(config, len(dataset.classes), context.layout)
+    try:
+        model = model_from_config(config, len(dataset.classes), context.layout)
+    except LayoutError as error:  # its remedy names --parallel, which `eval` does not have
+        raise InputError(f"{error.problem}: choose --gpus 1") from None
     model.load_unsharded(state["parameters"])
     model.to(context.device)
     split, crops, batch_size = options.split, options.crops, options.batch_size
@@ -97,9 +102,11 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
         batch_size = ten_crop_batch_size(batch_size, context.world_size)
     running = {**context.loader_options, **context.settings(dict(options.decoding), dataset.size)._asdict()}
     loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
+    precision = evaluation_precision(config.precision, context)
     with Progress(f"eval {split}", loader.samples, quiet=context.rank > 0) as progress:
         preprocess = Preprocess(stats, config.mean, context.device)
-        result = evaluate(model, loader, preprocess, context, Precision(config.precision, context.device), progress)
+        result = evaluate(model, loader, preprocess, context, precision, progress)
+    assert result is not None
     if context.rank == 0:
         report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
         if options.as_json:
@@ -111,8 +118,17 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
             )
 
 
+def evaluation_precision(name: str, context: RankContext) -> Precision:
+    """The precision that a run was trained in, or fp32, with a line on stderr, where the device does not have it."""
+    if name == "tf32" and context.device.type != "cuda":
+        if context.rank == 0:
+            print(f"trained in {name}, which needs a CUDA device: evaluating in fp32", file=sys.stderr)
+        name = "fp32"
+    return Precision(name, context.device)
+
+
 def ten_crop_batch_size(batch_size: int, world_size: int) -> int:
-    """A batch of so many fewer images that ten crops of each are about as many; a multiple of `world_size`."""
+    """A tenth as many images, rounded up to a multiple of `world_size`, so that their ten crops fill about a batch."""
     return -(-batch_size // 10 // world_size) * world_size
 
 

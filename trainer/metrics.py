@@ -3,9 +3,9 @@
     {"kind": "train", "step", "epoch", "loss", "lr", "img_per_s", "data_wait"}
     {"kind": "eval", "step", "epoch", "crops", "top1_error", "top5_error", "samples"}
 
-`step` counts from 1 and is the number of updates made; `epoch` counts from 0; `loss` is that step's mean cross-entropy
-in nats; `img_per_s` covers the steps since the line before, without evaluations; `data_wait` is the share of that time
-in which the first process had nothing to do but wait for the next batch, see `StepTimer`; errors are fractions.
+`step` counts from 1 and is the number of updates so far; `epoch` counts from 0; `loss` is that step's mean
+cross-entropy in nats; `img_per_s` covers the steps since the line before, without evaluations; `data_wait` is the share
+of that time in which the first process only waited for the next batch, see `StepTimer`; errors are fractions.
 """
 
 import json
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,9 +22,12 @@ from shards.errors import InputError
 
 FILE = "metrics.jsonl"
 
+T = TypeVar("T")
+Timestamp = float | torch.cuda.Event
 
-def read(run: Path, kind: str | None = None) -> list[dict]:
-    """A run's lines, all or those of one kind; none when there is no file."""
+
+def read(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """A run's lines, all or those of one kind; empty when there is no file."""
     path = run / FILE
     if not path.exists():
         return []
@@ -31,7 +35,7 @@ def read(run: Path, kind: str | None = None) -> list[dict]:
     return [line for line in lines if kind in (None, line["kind"])]
 
 
-def append(run: Path, line: dict) -> None:
+def append(run: Path, line: dict[str, Any]) -> None:
     """Adds a line. Raises InputError when the disk is full or the folder cannot be written."""
     try:
         with open(run / FILE, "a") as file:
@@ -41,85 +45,96 @@ def append(run: Path, line: dict) -> None:
 
 
 def rewind(run: Path, step: int, evaluated: bool) -> None:
-    """Drops what a killed run logged after its last checkpoint: those steps are made, and logged, again, and so is the
-    evaluation after the checkpoint's own step unless it was `evaluated` when that was written."""
+    """Drops what a killed run logged after its last checkpoint: those steps are run and logged again, and so is the
+    evaluation after the checkpoint's own step, unless the checkpoint is of after it (`evaluated`)."""
     kept = [line for line in read(run) if line["step"] < step + (evaluated or line["kind"] == "train")]
     with atomic_write(run / FILE) as file:
         file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 class StepTimer:
-    """Time since the last look, how much of it went into waiting for data, and what is not to be counted.
+    """The time since the last `lap`, and how much of it was spent waiting for data.
 
-    Waiting is from the moment a batch is asked of the pipeline until it is there; building an epoch's pipeline is part
-    of it, the exchange of crops between processes and their way to the device are not. On a GPU, whose step is still
-    under way when the next batch is asked for, only what it stands idle counts: both moments are marks in its queue of
-    work, and the time between them passes on the device.
+    Waiting is from the request for a batch until the pipeline returns it, and includes building an epoch's pipeline,
+    but not the exchange of crops between processes or their copy to the device. On a GPU, whose step is still running
+    when the next batch is requested, only the time that it is idle counts: both timestamps are events in its stream.
     """
 
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
-        self.images, self.marks, self.since = 0, [], time.perf_counter()
+        self._reset()
 
-    def time_waiting(self, batches: Iterable) -> Iterator:
-        """The batches; what each takes to come is time spent waiting for data."""
-        batches = iter(batches)
+    def _reset(self) -> None:
+        self.images, self.started = 0, time.perf_counter()
+        self.waits: list[tuple[Timestamp, Timestamp]] = []
+
+    def time_waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; the time until each is there counts as waiting for data."""
+        iterator = iter(batches)
         while True:
-            began = self._mark()
-            batch = next(batches, None)
-            self.marks.append((began, self._mark()))
+            began = self._now()
+            batch = next(iterator, None)
+            self.waits.append((began, self._now()))
             if batch is None:
                 return
             yield batch
 
-    def _mark(self) -> "float | torch.cuda.Event":
+    def _now(self) -> Timestamp:
         if not self.cuda:
             return time.perf_counter()
-        mark = torch.cuda.Event(enable_timing=True)
-        mark.record()
-        return mark
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens in it is not counted."""
+        """Time spent inside is not counted."""
         began = time.perf_counter()
         yield
-        self.since += time.perf_counter() - began
+        self.started += time.perf_counter() - began
 
     def lap(self) -> dict[str, float]:
-        """`img_per_s` and `data_wait` since the last look, for a device that has done what it was given."""
-        seconds = time.perf_counter() - self.since
-        # torch counts milliseconds between marks
-        waits = [began.elapsed_time(ended) / 1e3 if self.cuda else ended - began for began, ended in self.marks]
-        seen = {"img_per_s": round(self.images / seconds, 1), "data_wait": round(sum(waits) / seconds, 4)}
-        self.images, self.marks, self.since = 0, [], time.perf_counter()
-        return seen
+        """`img_per_s` and `data_wait` since the last lap, once the device has finished its work."""
+        seconds = time.perf_counter() - self.started
+        waited = sum(_seconds_between(began, ended) for began, ended in self.waits)
+        lap = {"img_per_s": round(self.images / seconds, 1), "data_wait": round(waited / seconds, 4)}
+        self._reset()
+        return lap
+
+
+def _seconds_between(began: Timestamp, ended: Timestamp) -> float:
+    if isinstance(began, float):
+        assert isinstance(ended, float)
+        return ended - began
+    assert not isinstance(ended, float)
+    return float(began.elapsed_time(ended)) / 1e3  # torch counts milliseconds between events
 
 
 class MetricsLogger:
-    """Where a run's lines go: `metrics.jsonl`, and TensorBoard's files in the same folder if asked for.
+    """Writes a run's lines to `metrics.jsonl`, and to TensorBoard's files in the same folder with `tensorboard`.
 
-    Args: step, evaluated: of the checkpoint that the run goes on from, see `rewind`.
+    Args: step, evaluated: of the checkpoint that the run continues from, see `rewind`.
     Raises: InputError when TensorBoard is asked for and not installed.
     """
 
     def __init__(self, run: Path, step: int, evaluated: bool, tensorboard: bool):
-        self.run, self.board = run, None
+        self.run = run
+        self.summary_writer: Any = None
         rewind(run, step, evaluated)
         if tensorboard:
-            self.board = summary_writer_class()(run / "tensorboard", purge_step=step + 1)
+            self.summary_writer = summary_writer_class()(run / "tensorboard", purge_step=step + 1)
 
-    def log(self, line: dict) -> None:
+    def log(self, line: dict[str, Any]) -> None:
         append(self.run, line)
-        if self.board:
+        if self.summary_writer:
             for name, value in line.items():
                 if name not in ("kind", "step", "epoch", "crops", "samples"):
                     tag = f"{line['kind']}/{name}" + (f"_{line['crops']}_crops" if line.get("crops", 1) > 1 else "")
-                    self.board.add_scalar(tag, value, line["step"])
-            self.board.flush()
+                    self.summary_writer.add_scalar(tag, value, line["step"])
+            self.summary_writer.flush()
 
 
-def summary_writer_class() -> type:
+def summary_writer_class() -> type[Any]:
     """TensorBoard's SummaryWriter. Raises InputError when it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

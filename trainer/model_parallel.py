@@ -1,20 +1,36 @@
-"""Who holds which part of the model, and what they exchange (paper, section 3.2 and figure 2), over torch.distributed.
+"""Which process holds which part of the model, and what the processes exchange (paper, section 3.2 and figure 2).
 
 Each tower holds half of every layer's kernels. A layer that reads both towers needs the other's half of its input: an
 all-gather over channels. Backwards, both towers' layers send gradients to that input, so its owner gets their sum: a
 reduce-scatter. `docs/parallel.md` has the bytes.
 
 The exchange is not overlapped with computing: each layer that reads both towers needs all of its input at once, and
-what it could do with its own half alone would be two small products in the place of one.
+what it could compute with its own half alone would be two small products instead of one.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from shards.errors import InputError
+
+
+class LayoutError(InputError):
+    """A model that cannot be split as its layout asks.
+
+    Args: problem: what cannot be done; remedy: of a command that has --gpus and --parallel.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(problem, remedy)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.remedy}"
 
 
 class Exchange(NamedTuple):
@@ -26,25 +42,25 @@ class Exchange(NamedTuple):
 
 
 class ShardGroup:
-    """The processes that hold a layer's kernels between them, an equal part each, and the way between them.
+    """The processes that hold equal shards of a layer's kernels, and the exchanges between them.
 
-    Args: group: their torch.distributed process group, in the order of the parts; None when one process holds all, and
-    then every exchange is the identity.
+    Args: group: their torch.distributed process group, in the order of the shards; None when one process holds all,
+    and then every exchange is the identity.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None):
         self.group = group
         self.size = 1 if group is None else dist.get_world_size(group)
         self.rank = 0 if group is None else dist.get_rank(group)
-        self.on_exchange: Callable[[Exchange], None] | None = None  # called with each exchange, for who measures them
-        self.bytes_sent = 0  # bytes that this process has sent to the others, by the algorithms' lower bounds
+        self.on_exchange: Callable[[Exchange], None] | None = None  # called with each exchange, to measure them
+        self.bytes_sent = 0  # by this process to the others, by the algorithms' lower bounds
 
     def enter_dense(self, x: Tensor) -> Tensor:
-        """What the dense layers read of what the convolutions made, N x C x H x W."""
+        """The input of the dense layers, from this process's output of the convolutions, N x C x H x W."""
         return self.all_gather_channels(x)
 
     def all_gather_channels(self, x: Tensor) -> Tensor:
-        """All parts of a layer's input along dim 1; gradients are summed over the parts."""
+        """All shards of a layer's input along dim 1; gradients are summed over the shards."""
         return x if self.group is None else _all_gather_channels(x, self)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
@@ -53,10 +69,11 @@ class ShardGroup:
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if self.group is None:
             return F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
-        return _CrossEntropy.apply(logits, labels, ignore, self)
+        loss: Tensor = _CrossEntropy.apply(logits, labels, ignore, self)  # type: ignore[no-untyped-call]
+        return loss
 
     def gather_logits(self, own: Tensor) -> Tensor:
-        """All parts along dim 1, where no gradient is needed."""
+        """All shards along dim 1, where no gradient is needed."""
         return own if self.group is None else torch.cat(self.all_gather(own).chunk(self.size), dim=1)
 
     def gather_batch(self, x: Tensor) -> Tensor:
@@ -64,25 +81,25 @@ class ShardGroup:
         return x if self.group is None else self.all_gather(x)
 
     def all_reduce(self, own: Tensor) -> Tensor:
-        """The sum over the parts of a tensor of any shape, in the tensor itself."""
+        """The sum over the group of a tensor of any shape, in place."""
         if self.group is not None:
             dist.all_reduce(own, group=self.group)
         return own
 
     def shard(self, unsharded: Tensor) -> Tensor:
-        """This process's part, along dim 0, of a parameter of the one-device model."""
+        """This process's shard, along dim 0, of a parameter of the one-device model."""
         return unsharded if self.group is None else unsharded.chunk(self.size)[self.rank]
 
     def unshard(self, own: Tensor) -> Tensor:
-        """The one-device model's parameter from all parts of it: the inverse of `shard`, on all."""
+        """The one-device model's parameter from all shards of it, on every process: the inverse of `shard`."""
         return own if self.group is None else self.all_gather(own.detach())
 
     def all_gather(self, x: Tensor) -> Tensor:
-        # The list forms, for the one-tensor forms changed their names in torch 2.13; the chunks are views, not copies
-        every = x.new_empty(self.size * x.shape[0], *x.shape[1:])
-        dist.all_gather(list(every.chunk(self.size)), x.contiguous(), group=self.group)
+        # The list forms, because the one-tensor forms changed their names in torch 2.13; the chunks are views
+        gathered = x.new_empty(self.size * x.shape[0], *x.shape[1:])
+        dist.all_gather(list(gathered.chunk(self.size)), x.contiguous(), group=self.group)
         self._record("all_gather", x)
-        return every
+        return gathered
 
     def reduce_scatter(self, parts: list[Tensor]) -> Tensor:
         own = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
@@ -97,8 +114,8 @@ class ShardGroup:
 
 
 class DenseShardGroup(ShardGroup):
-    """The dense layers' neurons over all processes, while each runs the convolutions whole on its own images ("One
-    weird trick for parallelizing convolutional neural networks", Krizhevsky 2014, his scheme with the whole batch at
+    """The dense layers' neurons over all processes, while each runs all convolutions on its own images ("One weird
+    trick for parallelizing convolutional neural networks", Krizhevsky 2014, his scheme with the whole batch at
     once)."""
 
     def enter_dense(self, x: Tensor) -> Tensor:
@@ -108,60 +125,64 @@ class DenseShardGroup(ShardGroup):
 
 class _AllGatherChannels(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, towers):
-        ctx.towers = towers
-        return torch.cat(towers.all_gather(x).chunk(towers.size), dim=1)
+    def forward(ctx: Any, x: Tensor, group: ShardGroup) -> Tensor:
+        ctx.group = group
+        return torch.cat(group.all_gather(x).chunk(group.size), dim=1)
 
     @staticmethod
-    def backward(ctx, grad):
-        return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size, dim=1)), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.group.reduce_scatter(list(grad.chunk(ctx.group.size, dim=1))), None
 
 
 class _AllGatherBatch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, towers):
-        ctx.towers = towers
-        return towers.all_gather(x)
+    def forward(ctx: Any, x: Tensor, group: ShardGroup) -> Tensor:
+        ctx.group = group
+        return group.all_gather(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         # The convolutions' gradients are of these rows alone, and DistributedDataParallel takes the processes' mean;
-        # the loss is of all rows already, so it is their sum that is wanted
-        return ctx.towers.reduce_scatter(grad.chunk(ctx.towers.size)) * ctx.towers.size, None
+        # the loss is of all rows already, so their sum is what is needed
+        return ctx.group.reduce_scatter(list(grad.chunk(ctx.group.size))) * ctx.group.size, None
 
 
-# torch.compile does not look into them, and compiles what lies between
-_all_gather_channels = torch.compiler.disable(_AllGatherChannels.apply)
-_all_gather_batch = torch.compiler.disable(_AllGatherBatch.apply)
+# torch.compile does not trace into these two, and compiles what is between them
+_all_gather_channels: Callable[[Tensor, ShardGroup], Tensor] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+    _AllGatherChannels.apply
+)
+_all_gather_batch: Callable[[Tensor, ShardGroup], Tensor] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+    _AllGatherBatch.apply
+)
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, labels, ignore, towers):
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore: int, group: ShardGroup) -> Tensor:
         largest = logits.max(dim=1).values
         exponentials = (logits - largest[:, None]).exp()
         # The target's logit, where the label is among this process's columns
-        target = labels - towers.rank * logits.shape[1]
-        mine = (target >= 0) & (target < logits.shape[1])
+        target = labels - group.rank * logits.shape[1]
+        is_here = (target >= 0) & (target < logits.shape[1])
         target = target.clamp(0, logits.shape[1] - 1)[:, None]
-        hit = logits.gather(1, target)[:, 0].masked_fill(~mine, 0)
-        told = towers.all_gather(torch.stack([largest, exponentials.sum(dim=1), hit])[None])
-        largests, sums, hits = told.unbind(dim=1)
+        target_logit = logits.gather(1, target)[:, 0].masked_fill(~is_here, 0)
+        gathered = group.all_gather(torch.stack([largest, exponentials.sum(dim=1), target_logit])[None])
+        largests, sums, target_logits = gathered.unbind(dim=1)
         overall = largests.max(dim=0).values
         total = (sums * (largests - overall).exp()).sum(dim=0)
         counts = labels != ignore
         softmax = exponentials * ((largest - overall).exp() / total)[:, None]
-        ctx.save_for_backward(softmax.scatter_add_(1, target, -mine.to(softmax.dtype)[:, None]) * counts[:, None])
-        return ((total.log() + overall - hits.sum(dim=0)) * counts).sum()
+        ctx.save_for_backward(softmax.scatter_add_(1, target, -is_here.to(softmax.dtype)[:, None]) * counts[:, None])
+        return ((total.log() + overall - target_logits.sum(dim=0)) * counts).sum()
 
     @staticmethod
-    def backward(ctx, grad):
-        (of_logits,) = ctx.saved_tensors
-        return grad * of_logits, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (logits_grad,) = ctx.saved_tensors
+        return grad * logits_grad, None, None, None
 
 
 class Replicas:
-    """Processes that hold the same parameters and see other images of the global batch.
+    """Processes that hold the same parameters and see different images of the global batch.
 
     Args: group: their process group, in the order of their images; None when there is one.
     """
@@ -172,7 +193,7 @@ class Replicas:
         self.rank = 0 if group is None else dist.get_rank(group)
 
     def all_reduce(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the replicas, in the tensor itself."""
+        """The sum of a tensor over the replicas, in place."""
         if self.group is not None:
             dist.all_reduce(value, group=self.group)
         return value
@@ -181,8 +202,8 @@ class Replicas:
 class Layout(NamedTuple):
     """The parts of the model that a process holds, and the images it sees.
 
-    towers: who hold the convolutions' kernels between them; dense: the dense layers' neurons; replicas: who hold the
-    same as this process, dense layers and all, and see other images.
+    towers: the group that shares the convolutions' kernels; dense: the group that shares the dense layers' neurons;
+    replicas: the processes that hold the same as this one, dense layers included, and see other images.
     """
 
     towers: ShardGroup
@@ -191,7 +212,7 @@ class Layout(NamedTuple):
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether those who share the dense layers run all convolutions, each on images of its own."""
+        """Whether the processes that share the dense layers each run all convolutions, on images of their own."""
         return isinstance(self.dense, DenseShardGroup)
 
 
@@ -202,13 +223,13 @@ def unsharded_layout() -> Layout:
 
 
 def replicate(model: torch.nn.Module, layout: Layout) -> torch.nn.Module:
-    """The module to train: `model`, with the gradients of what several processes hold alike averaged over these by
-    PyTorch's DistributedDataParallel."""
+    """The module to train: `model`, with the gradients of parameters that several processes hold averaged over these
+    by PyTorch's DistributedDataParallel."""
     group = layout.dense.group if layout.is_hybrid else layout.replicas.group
     if group is None:
         return model
     ddp = torch.nn.parallel.DistributedDataParallel
     if layout.is_hybrid:
         own = [name for name, _ in model.named_parameters() if name.startswith("fc")]
-        ddp._set_params_and_buffers_to_ignore_for_model(model, own)
+        ddp._set_params_and_buffers_to_ignore_for_model(model, own)  # type: ignore[no-untyped-call]
     return ddp(model, process_group=group, gradient_as_bucket_view=True)

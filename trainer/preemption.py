@@ -1,15 +1,17 @@
-"""Being asked to stop: SIGTERM, SIGUSR1 (as schedulers send before they take a machine back) and Ctrl-C.
+"""Requests to stop: SIGTERM, SIGUSR1 (which schedulers send before they take a machine back) and Ctrl-C.
 
-The step that is under way is finished, a checkpoint written, and the command ends with EXIT_PREEMPTED. A signal may reach one
+The step under way is finished, a checkpoint written, and the command ends with EXIT_PREEMPTED. A signal may reach one
 process or all; they agree on the step after which they stop.
 """
 
 import signal
+from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: not done, the same command may go on
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: not done, and the same command can continue
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -18,7 +20,7 @@ class Preempted(Exception):
 
 
 class PreemptionHandler:
-    """Whether anyone was asked to stop, as a context manager that hears the signals.
+    """Whether any process was asked to stop, as a context manager that receives the signals.
 
     In a process that is alone a second Ctrl-C ends it at once.
 
@@ -26,32 +28,35 @@ class PreemptionHandler:
     """
 
     def __init__(self, world_size: int):
-        self.world_size, self.heard, self.sum, self.work = world_size, "", None, None
+        self.world_size, self.received = world_size, ""
+        self.total: torch.Tensor | None = None
+        self.pending: dist.Work | None = None
 
     def __enter__(self) -> "PreemptionHandler":
-        self.before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        self.previous: dict[signal.Signals, Any] = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
-    def __exit__(self, kind, *_) -> None:
-        if self.work and kind is None:
-            self.work.wait()
-        for number, handler in self.before.items():
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.pending and kind is None:
+            self.pending.wait()
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def _hear(self, number, _) -> None:
-        if self.heard and number == signal.SIGINT and self.world_size == 1:
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT and self.world_size == 1:
             raise KeyboardInterrupt
-        self.heard = signal.Signals(number).name
+        self.received = signal.Signals(number).name
 
     def should_stop(self) -> bool:
-        """Whether to stop now: the same answer in all processes. With several it is what had been heard by the call
-        before, whose sum, of one number over gloo, was on its way during the step."""
+        """Whether to stop now: the same answer in all processes. With several it is what had been received by the call
+        before: the sum of one number over gloo, which is exchanged during the step."""
         if self.world_size == 1:
-            return bool(self.heard)
+            return bool(self.received)
         answer = False
-        if self.work:
-            self.work.wait()
-            answer = bool(self.sum.item())
-        self.sum = torch.tensor(int(bool(self.heard)))
-        self.work = dist.all_reduce(self.sum, async_op=True)
+        if self.pending:
+            assert self.total is not None
+            self.pending.wait()
+            answer = bool(self.total.item())
+        self.total = torch.tensor(int(bool(self.received)))
+        self.pending = dist.all_reduce(self.total, async_op=True)
         return answer

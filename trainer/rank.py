@@ -1,7 +1,8 @@
-"""Where one training process stands: its device, its rank, its part of the model, and what ranks tell one another."""
+"""What one training process knows of itself: its device, its rank, its part of the model; and how ranks talk."""
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,10 +14,12 @@ from trainer.model_parallel import Layout
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class RankContext:
-    """Where a process stands: its device, its rank of `world_size`, its part of the model, and its share of the CPU cores."""
+    """A process's device, its rank of `world_size`, its part of the model, and its share of the CPU cores."""
 
     device: torch.device
     rank: int
@@ -25,45 +28,47 @@ class RankContext:
     threads: int
 
     @property
-    def loader_options(self) -> dict:
-        """What a `pipeline.loader.Loader` has to know of this place."""
+    def loader_options(self) -> dict[str, Any]:
+        """The arguments of a `pipeline.loader.Loader` that depend on the rank."""
         return {"threads": self.threads, "rank": self.rank, "world_size": self.world_size, "device_id": self.device_id}
 
-    def settings(self, chosen: dict, stored: int | None) -> Settings:
-        """How DALI is to run here: see `pipeline.settings.settings`."""
+    def settings(self, chosen: dict[str, Any], stored: int | None) -> Settings:
+        """How DALI is to run on this rank: see `pipeline.settings.settings`."""
         return settings(chosen, read_tuned(tuning_key(self.device_id, self.threads, stored)), self.threads)
 
     def gather_batch(self, batch: Batch, preprocess: Preprocess) -> tuple[torch.Tensor, torch.Tensor]:
-        """(images as the convolutions here are fed them, labels of the images that the dense layers here read) on
-        this device, from what each rank has decoded of its replica's part of the global batch: 150,528 bytes an image
-        cross between two towers."""
+        """(the images that this rank's convolutions read, the labels of the images that its dense layers read) on its
+        device, from what each rank has decoded of its replica's part of the global batch: 150,528 bytes an image are
+        exchanged between two towers."""
         towers, dense, _ = self.layout
         images = towers.gather_batch(to_device(batch.images, self.device))
-        light = None if batch.color_shift is None else towers.gather_batch(to_device(batch.color_shift, self.device))
-        return preprocess(images, light), dense.gather_batch(to_device(batch.labels, self.device))
+        color_shift = None
+        if batch.color_shift is not None:
+            color_shift = towers.gather_batch(to_device(batch.color_shift, self.device))
+        return preprocess(images, color_shift), dense.gather_batch(to_device(batch.labels, self.device))
 
     def share_bad_samples(self, loader: Loader) -> None:
-        """Tells every rank of the samples that any has found to be bad. Raises InputError, on all, when these are too
-        many."""
+        """Marks the bad samples that any rank has found as bad on every rank. Raises InputError, on all, when these are
+        too many."""
         if self.world_size > 1:
-            found = [None] * self.world_size
-            dist.all_gather_object(found, loader.bad)
-            for bad in found:
+            bad_by_rank: list[Any] = [None] * self.world_size
+            dist.all_gather_object(bad_by_rank, loader.bad)
+            for bad in bad_by_rank:
                 loader.mark_bad(bad)
 
     def barrier(self) -> None:
         """Waits for all ranks."""
         self.broadcast(None)
 
-    def broadcast(self, value):
-        """What the first rank gives, on all."""
-        told = [value]
+    def broadcast(self, value: T) -> T:
+        """The first rank's value, on all ranks."""
+        values = [value]
         if self.world_size > 1:
-            dist.broadcast_object_list(told, device=torch.device("cpu"))
-            dist.all_reduce(torch.zeros(1))  # the first waits for the others, too
-        return told[0]
+            dist.broadcast_object_list(values, device=torch.device("cpu"))
+            dist.all_reduce(torch.zeros(1))  # so that the first waits for the others, too
+        return values[0]
 
-    def all_reduce(self, value: float, operation) -> float:
+    def all_reduce(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
         """The sum or minimum (a torch.distributed.ReduceOp) of a number over all ranks."""
         if self.world_size == 1:
             return value
@@ -78,9 +83,9 @@ class RankContext:
 
 
 def reuse_memory() -> None:
-    """Lets glibc keep what is freed for what is allocated next. By default it maps each large tensor anew, and the
-    page faults of a step's 7 GB were half of the step on a virtual machine (docs/speed.md)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    """Lets glibc keep freed memory for the next allocations. By default it maps each large tensor again, and the page
+    faults of a step's 7 GB were half of the step on a virtual machine (docs/speed.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries do not have it
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)

@@ -84,8 +84,8 @@ def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path,
     for content in (b"no checkpoint", pickle.dumps(Planted())):
         (tmp_path / "checkpoint-00000001.safetensors").write_bytes(content)
         done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
-        assert done.returncode != 0 and "checkpoint-00000001.safetensors is no readable checkpoint" in done.stderr
+        assert done.returncode != 0 and "checkpoint-00000001.safetensors is not a readable checkpoint" in done.stderr
     with open(tmp_path / "checkpoint-00000001.safetensors", "wb") as file:
         torch.save({"format": 1, "parameters": Planted()}, file)
     done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
-    assert "is no readable checkpoint" in done.stderr and not (tmp_path / "owned").exists()
+    assert "is not a readable checkpoint" in done.stderr and not (tmp_path / "owned").exists()

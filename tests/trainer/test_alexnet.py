@@ -75,10 +75,10 @@ def test_initial_weights_are_section_5s():
 
 def test_dropout_masks_in_training_and_scales_in_testing():
     model, ones = AlexNet(width=0.1, dropout=0.25), torch.ones(2000, 40)
-    dropped = model.drop(ones, torch.Generator().manual_seed(0))
+    dropped = model.apply_dropout(ones, torch.Generator().manual_seed(0))
     assert set(dropped.unique().tolist()) == {0, 1}
     assert dropped.mean().item() == pytest.approx(0.75, abs=0.01)
-    assert torch.equal(model.eval().drop(ones, None), ones * 0.75)
+    assert torch.equal(model.eval().apply_dropout(ones, None), ones * 0.75)
     with pytest.raises(ValueError, match="rng"):
         model.train()(torch.zeros(1, 3, 224, 224))
 
@@ -131,7 +131,7 @@ def test_one_tower_has_half_the_kernels_but_the_last_convolutions():
     assert model.conv2.weight.shape[1] == 48 and model.conv4.weight.shape[1] == 192 and model.conv2.groups == 1
     towers = ShardGroup()
     towers.size = 2
-    with pytest.raises(InputError, match="a model of one tower cannot be laid out as two"):
+    with pytest.raises(InputError, match="a model of one tower cannot be split into two"):
         AlexNet(variant=VARIANTS["one-tower"], layout=Layout(towers, towers, Replicas()))
 
 

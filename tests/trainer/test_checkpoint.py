@@ -64,11 +64,11 @@ def test_any_byte_that_is_not_the_one_written_is_found(trained, tmp_path):
     places = [*range(60), *(rng.randrange(end_of_header) for _ in range(60)), end_of_header - 1, len(whole) - 1]
     for place in places + [rng.randrange(len(whole)) for _ in range(20)]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
-        with pytest.raises(InputError, match=r"checkpoint-00000001.safetensors is no readable checkpoint"):
+        with pytest.raises(InputError, match=r"checkpoint-00000001.safetensors is not a readable checkpoint"):
             checkpoint.load(path)
     for other in (whole[:-5], whole + b" ", whole[:20], b""):
         path.write_bytes(other)
-        with pytest.raises(InputError, match="no readable checkpoint"):
+        with pytest.raises(InputError, match="not a readable checkpoint"):
             checkpoint.load(path)
 
 

@@ -49,15 +49,15 @@ def tapes(monkeypatch):
     """The tapes that stood for graphs."""
     made = []
 
-    def record(work, rng):
-        for _ in range(cuda_graph.WARM_UP):
+    def capture(work, rng):
+        for _ in range(cuda_graph.WARM_UP_CALLS):
             work()
         with Tape() as tape:
             result = work()
         made.append(tape)
         return tape.replay, result
 
-    monkeypatch.setattr(cuda_graph, "record", record)
+    monkeypatch.setattr(cuda_graph, "capture", capture)
     return made
 
 
@@ -113,7 +113,7 @@ def test_where_graphs_do_not_hold_they_are_refused(data, tmp_path, run_cli):
     for words in (["train", "--out", tmp_path / "run", "--steps", 1], ["throughput-bench", "--seconds", 0.1]):
         refused = run_cli(*words, "--data", data, "--device", "cpu", "--cuda-graphs", check=False)
         assert refused.returncode == 1
-        assert refused.stderr.splitlines()[-1] == "Error: --cuda-graphs is a CUDA device's: leave it out on a CPU"
+        assert refused.stderr.splitlines()[-1] == "Error: --cuda-graphs needs a CUDA device: leave it out on a CPU"
     refused = run_cli("throughput-bench", "--scaling", "--cuda-graphs", check=False)
     assert "--scaling measures two ranks, too, and --cuda-graphs holds for one" in refused.stderr
 

@@ -49,7 +49,7 @@ def fail_while_another_is_stuck(context, how):
         (fail, "raises", RuntimeError, r"(?s)^rank 1 of 2 failed:.*line \d+, in fail\n.*ValueError: of its own"),
         (fail, "refuses", InputError, "^--this is bad input$"),
         (fail, "is killed", InputError, "^rank 1 of 2 was ended by SIGKILL, and so all were$"),
-        (fail, "exits", RuntimeError, "^rank 1 of 2 ended with exit code 3 and said nothing$"),
+        (fail, "exits", RuntimeError, "^rank 1 of 2 ended with exit code 3 and reported no error$"),
         (fail_while_another_is_stuck, "is killed", InputError, "^rank 1 of 2 was ended by SIGKILL, and so all were$"),
     ],
 )

@@ -98,5 +98,5 @@ def test_what_an_earlier_start_left_is_neither_read_nor_in_the_way(tmp_path, ord
 
 def test_ranks_that_do_not_come_are_named(tmp_path):
     FileStore(str(tmp_path / "store"), 3).set("start/asks/2", "a dead one's word")
-    with pytest.raises(RuntimeError, match=r"ranks \[1, 2\] of 3 have not come to file://"):
+    with pytest.raises(RuntimeError, match=r"ranks \[1, 2\] of 3 did not arrive at file://"):
         rendezvous_store((tmp_path / "store").as_uri(), 0, 3, timedelta(seconds=0.5))

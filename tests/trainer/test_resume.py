@@ -230,7 +230,7 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_taken(data, u
     step = checkpoint.load(before)["step"]
     run(data, out)
     told = capsys.readouterr()
-    assert f"{last} is no readable checkpoint (its digest is not that of what it holds)" in told.err
+    assert f"{last} is not a readable checkpoint (its digest does not match its content)" in told.err
     assert f"Resumed after step {step}" in told.out
     assert_same(out, unbroken)
     for path in checkpoint.list_checkpoints(out):
