@@ -1,7 +1,7 @@
-"""libjpeg-turbo alone, a process a core, decoding JPEGs that lie in memory: what no loader on these cores can pass.
+"""libjpeg-turbo alone, a process for each core, decoding JPEGs from memory: what no loader on these cores can surpass.
 
-The processes run this file as a script, which imports neither torch nor DALI: so they are there at once, and a rank,
-which may start no children of multiprocessing, can start them.
+The processes run this module, which imports neither torch nor DALI, instead of being children of multiprocessing: so
+they start at once, and a rank, which may not start children of multiprocessing, can start them.
 """
 
 import json
@@ -9,27 +9,29 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from pathlib import Path
+from typing import IO, NamedTuple
 
 import simplejpeg
 
+PROJECT = Path(__file__).parents[2]
+
 
 class Decoded(NamedTuple):
-    """What processes did together: `rate` images a second, at `cpu` CPU-seconds an image."""
+    """What the processes did together: `rate` images a second, at `cpu` CPU-seconds an image."""
 
     rate: float
     cpu: float
 
 
 @contextmanager
-def decoders(jpegs: list[bytes], processes: int) -> Iterator:
-    """A function of the seconds to decode for, which returns what so many processes then `Decoded`, turning the
-    images over and over, each process from another one on."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+def decoders(jpegs: list[bytes], processes: int) -> Iterator[Callable[[float], Decoded]]:
+    """A function that has all processes decode the images over and over for some seconds. Each process begins with
+    another image."""
     with ExitStack() as stack:
-        workers = [stack.enter_context(subprocess.Popen([sys.executable, __file__], **pipes)) for _ in range(processes)]
+        workers = [_Worker(stack) for _ in range(processes)]
         for number, worker in enumerate(workers):
             begin = number * len(jpegs) // processes
             pickle.dump(jpegs[begin:] + jpegs[:begin], worker.stdin)
@@ -38,12 +40,35 @@ def decoders(jpegs: list[bytes], processes: int) -> Iterator:
             for worker in workers:
                 worker.stdin.write(f"{seconds}\n".encode())
                 worker.stdin.flush()
-            done = [json.loads(worker.stdout.readline()) for worker in workers]
-            cpu = sum(cpu for _, _, cpu in done) / sum(count for count, _, _ in done)
-            return Decoded(sum(count / spent for count, spent, _ in done), cpu)
+            turns = [json.loads(worker.stdout.readline()) for worker in workers]
+            cpu = sum(cpu for _, _, cpu in turns) / sum(count for count, _, _ in turns)
+            return Decoded(sum(count / spent for count, spent, _ in turns), cpu)
 
-        decode(0.0)  # all have begun
+        decode(0.0)  # returns once all processes have started
         yield decode
+
+
+class _Worker:
+    """A process that runs `_serve`, until `stack` closes."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+
+    def __init__(self, stack: ExitStack):
+        command = [sys.executable, "-m", "bench.harness.jpeg_baseline"]
+        process = stack.enter_context(
+            # In the project's folder, where Python finds this module whether the project is installed or not
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT)
+        )
+        assert process.stdin is not None and process.stdout is not None
+        self.stdin, self.stdout = process.stdin, process.stdout
+
+
+def _serve() -> None:
+    """Reads images, then numbers of seconds to decode them for; answers each with (images, seconds, CPU-seconds)."""
+    jpegs = pickle.load(sys.stdin.buffer)
+    for line in sys.stdin.buffer:
+        print(json.dumps(_decode(jpegs, float(line))), flush=True)
 
 
 def _decode(jpegs: list[bytes], seconds: float) -> tuple[int, float, float]:
@@ -56,6 +81,4 @@ def _decode(jpegs: list[bytes], seconds: float) -> tuple[int, float, float]:
 
 
 if __name__ == "__main__":
-    held = pickle.load(sys.stdin.buffer)
-    for line in sys.stdin.buffer:
-        print(json.dumps(_decode(held, float(line))), flush=True)
+    _serve()

@@ -1,10 +1,10 @@
-"""How often a second something is done, over windows of time, by all ranks together, and what it uses meanwhile."""
+"""The rate at which all ranks together do something, over several windows of time, and what they use meanwhile."""
 
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,14 +12,15 @@ import torch.distributed as dist
 
 from trainer.rank import RankContext
 
-WINDOWS = 5  # a measurement's time is cut into so many; the spread is over them
-SAMPLED_EVERY = 0.05  # seconds between two looks at a GPU
+T = TypeVar("T")
+WINDOWS = 5  # into which a measurement's time is divided; the spread is over them
+SAMPLED_EVERY = 0.05  # seconds between two samples of a GPU's use
 
 
 class Timed(NamedTuple):
-    """rates: of each window, over all ranks, a second; devices: each rank's median; cpu: CPU-seconds a second, over all
-    ranks; gpu: share of the time in which a kernel ran, mean over ranks, None without a GPU; memory: the most bytes in
-    use at any time, of the fullest rank: the process's, or all that is taken on its GPU."""
+    """rates: a second, in each window, by all ranks; devices: each rank's median; cpu: CPU-seconds a second, by all
+    ranks; gpu: the share of the time in which a kernel ran, the mean over ranks, None without a GPU; memory: the peak
+    of the rank that uses most, in bytes: its process's memory, or all that is in use on its GPU."""
 
     rates: list[float]
     devices: list[float]
@@ -37,10 +38,10 @@ class Timed(NamedTuple):
 
 
 def timed(step: Callable[[], object], count: float, seconds: float, context: RankContext) -> Timed:
-    """Times `step`, which does `count` things on this rank, for about so many seconds, on all ranks at once.
+    """Times `step`, which does `count` things on this rank, for about `seconds`, on all ranks at once.
 
-    A step, and a tenth of the time, go before and are not counted: buffers, caches, queues, TorchScript's profiling. A
-    window has one step at least, so slow steps take longer than asked for.
+    A first step and another tenth of the time are not counted: they fill buffers, caches and queues, and TorchScript
+    profiles in them. A window has one step at least, so slow steps take longer than `seconds`.
     """
 
     def run(steps: int) -> float:
@@ -54,24 +55,31 @@ def timed(step: Callable[[], object], count: float, seconds: float, context: Ran
     run(1)
     steps, spent = 0, 0.0
     while spent < seconds / 10:
-        spent += context.all_reduce(run(1), dist.ReduceOp.MAX)  # of all, so that all make as many steps
+        spent += context.all_reduce(run(1), dist.ReduceOp.MAX)  # so that all ranks make as many steps
         steps += 1
     steps = max(1, int(steps * seconds / WINDOWS / spent))
-    own, rates = [], []
+    own: list[float] = []
+    rates: list[float] = []
     with _Usage(context) as usage:
         for _ in range(WINDOWS):
             own.append(steps * count / run(steps))
             rates.append(context.all_reduce(own[-1], dist.ReduceOp.SUM))
-    told = gathered((float(np.median(own)), usage.cpu, usage.gpu, usage.memory), context)
-    devices, cpu, gpu, memory = zip(*told, strict=True)
-    return Timed(rates, list(devices), sum(cpu), None if None in gpu else sum(gpu) / len(gpu), max(memory))
+    ranks = gathered((float(np.median(own)), usage.cpu, usage.gpu, usage.memory), context)
+    busy = [gpu for _, _, gpu, _ in ranks if gpu is not None]
+    return Timed(
+        rates,
+        devices=[median for median, *_ in ranks],
+        cpu=sum(cpu for _, cpu, *_ in ranks),
+        gpu=sum(busy) / len(busy) if busy else None,
+        memory=max(memory for *_, memory in ranks),
+    )
 
 
-def gathered(value: object, context: RankContext) -> list:
-    """Every rank's value, in the ranks' order."""
+def gathered(value: T, context: RankContext) -> list[T]:
+    """Every rank's value, in the order of the ranks."""
     if context.world_size == 1:
         return [value]
-    values = [None] * context.world_size
+    values: list[Any] = [None] * context.world_size
     dist.all_gather_object(values, value)
     return values
 
@@ -81,20 +89,21 @@ class _Usage:
 
     def __init__(self, context: RankContext):
         self.device = context.device if context.device_id is not None else None
-        self.gpu, self.memory = None, 0
+        self.cpu, self.memory = 0.0, 0
+        self.gpu: float | None = None
 
     def __enter__(self) -> "_Usage":
         self.began, self.used = time.perf_counter(), time.process_time()
         self.ended = threading.Event()
         if self.device is None:
-            Path("/proc/self/clear_refs").write_text("5")  # the kernel's record of the peak begins anew
+            Path("/proc/self/clear_refs").write_text("5")  # the kernel then records the peak from here on
         else:
             self.busy = [torch.cuda.utilization(self.device) / 100]
             self.watcher = threading.Thread(target=self._watch)
             self.watcher.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cpu = (time.process_time() - self.used) / (time.perf_counter() - self.began)
         if self.device is None:
             lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
@@ -105,7 +114,7 @@ class _Usage:
             self.gpu = sum(self.busy) / len(self.busy)
 
     def _watch(self) -> None:
-        # DALI's memory is not torch's, so the device is asked
+        # DALI's memory is not allocated by torch, so this is the device's own figure
         while True:
             free, total = torch.cuda.mem_get_info(self.device)
             self.memory = max(self.memory, total - free)

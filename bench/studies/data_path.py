@@ -1,69 +1,67 @@
 """Speed of the data path beside what it can be compared with, in one run: images a second on this machine's cores.
 
-    raw         libjpeg-turbo (simplejpeg) decoding the same JPEGs from memory, a process a core, and nothing else
-    read        DALI's reader alone; against `cat` of the same shards, in bytes
-    decode      read, and every image decoded whole
+    raw         libjpeg-turbo (simplejpeg) decoding the same JPEGs from memory, a process for each core
+    read        DALI's reader alone; compared with `cat` of the same shards, in bytes
+    decode      read, and every image decoded entirely
     pipeline    what training reads: `Loader.epoch`'s batches of uint8 crops and labels, random crops and flips
-    fed         the same, and mean, lighting and cast: float32 as the model is fed it
-    DataLoader  torch's, a worker a core, Pillow: decoded, scaled to 256, cropped, flipped, collated as uint8
+    fed         the same, and mean, lighting and cast: float32 as the model's input
+    DataLoader  torch's, a worker for each core, Pillow: decoded, scaled to 256, cropped, flipped, collated as uint8
 
-Contestants take turns: in a round each runs once, and each round begins with another one. A ratio is of one round.
+Contestants are interleaved: in a round each runs once, and each round begins with another one. A ratio is of one round.
 """
 
-import io
-import json
+import functools
 import os
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
-import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
-from bench.harness.datasets import read_jpegs
+from bench.harness.datasets import endless_batches, read_jpegs
 from bench.harness.jpeg_baseline import Decoded, decoders
-from bench.harness.machine import describe_machine
-from pipeline.graph import CROP, MARGIN, SIZE
-from pipeline.loader import Loader
+from bench.harness.machine import cpu_context, describe_machine
+from bench.harness.record import heading, json_option, write_report
+from bench.harness.turns import Summary, interleaved, ratios, summarize
+from bench.loaders.base import endless
+from bench.loaders.transform import with_pillow
+from pipeline.graph import SIZE
+from pipeline.loader import Batch, Loader
 from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats, complete
-from shards.atomic import atomic_write
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.processes import cores
-from trainer.model_parallel import unsharded_layout
-from trainer.rank import RankContext
 
 BATCH, COPIES = 64, 10
-# Ratio, its two operands, and the targets of the issue that asked for it: to reach, then to try for
+Contestant = Callable[[float], float]  # the seconds to run for; images a second
+
+
+class Ratio(NamedTuple):
+    """Two contestants, the one over the other, and the targets of the ratio by data set."""
+
+    over: str
+    under: str
+    originals: tuple[float, float]
+    at_256: tuple[float, float]
+
+
 RATIOS = {
-    "decode / raw": ("decode", "raw", 0.90, 1.0),
-    "pipeline / raw": ("pipeline", "raw", {"originals": 0.72, "at 256": 0.65}, {"originals": 0.90, "at 256": 0.85}),
-    "pipeline / DataLoader": (
-        "pipeline",
-        "DataLoader",
-        {"originals": 1.8, "at 256": 3.0},
-        {"originals": 2.5, "at 256": 4.0},
-    ),
-    "read / cat": ("read", "cat", 0.5, 0.9),
+    "decode / raw": Ratio("decode", "raw", (0.90, 1.0), (0.90, 1.0)),
+    "pipeline / raw": Ratio("pipeline", "raw", (0.72, 0.90), (0.65, 0.85)),
+    "pipeline / DataLoader": Ratio("pipeline", "DataLoader", (1.8, 2.5), (3.0, 4.0)),
+    "read / cat": Ratio("read", "cat", (0.5, 0.9), (0.5, 0.9)),
 }
 
 
-def endless(loader: Loader) -> Iterator:
-    epoch = 0
-    while True:
-        yield from loader.epoch(epoch)
-        epoch += 1
-
-
 def rate(step: Callable[[], int], seconds: float) -> float:
-    """What a step counts, a second. Two steps go before: they fill queues."""
+    """What a step counts, a second. Two steps are not timed: they fill queues."""
     step(), step()
     count, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -71,165 +69,149 @@ def rate(step: Callable[[], int], seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
-class Pillows(torch.utils.data.Dataset):
-    """The same transform as people write it with Pillow."""
+class ImagesInTars(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """The images of the train split, read from the tars and transformed with Pillow."""
 
     def __init__(self, loader: Loader):
-        self.samples = [
-            (loader.tars[shard], *map(int, line.split()[1:3]), 0)
-            for shard, lines in enumerate(loader.entries)
-            for line in lines
-        ]
+        self.samples = []
+        for shard, lines in enumerate(loader.entries):
+            for line in lines:
+                offset, size = map(int, line.split()[1:3])
+                self.samples.append((loader.tars[shard], offset, size))
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        tar, offset, size, label = self.samples[number]
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        tar, offset, size = self.samples[number]
         with open(tar, "rb") as file:
             file.seek(offset)
-            image = Image.open(io.BytesIO(file.read(size))).convert("RGB")
-        if image.size != (SIZE, SIZE):
-            shorter = min(image.size)
-            sides = [(2 * side * SIZE + shorter) // (2 * shorter) for side in image.size]
-            image = image.resize(sides, Image.Resampling.BILINEAR)
-        x, y = ((side - SIZE) // 2 + int(torch.randint(MARGIN + 1, ())) for side in image.size)
-        image = image.crop((x, y, x + CROP, y + CROP))
-        if torch.rand(()) < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(image)), label
+            return with_pillow(file.read(size)), 0
 
 
-def contestants(dataset: Dataset, decode: Callable[[float], Decoded]) -> dict[str, Callable[[float], float]]:
-    """A function of the seconds to run for, for each name; images a second, and of `cat` bytes."""
-    stats, processes = Stats.load(dataset.root), cores()
-    shared = {"batch_size": BATCH, "threads": processes, "stats": stats}
-    preprocess = Preprocess(stats, "image", torch.device("cpu"))
+class Contestants:
+    """Those of one data set, whose images `decode` decodes alone."""
 
-    def stage(view: str) -> Callable[[float], float]:
-        def run(seconds: float) -> float:
-            pipe = Loader(dataset, "train", view, **shared).pipeline(0)
-            return rate(lambda: len(pipe.run()[0]), seconds)
+    def __init__(self, dataset: Dataset, decode: Callable[[float], Decoded]):
+        self.dataset, self.jpeg_baseline = dataset, decode
+        self.stats = Stats.load(dataset.root)
 
-        return run
+    def by_name(self) -> dict[str, Contestant]:
+        return {
+            "raw": lambda seconds: self.jpeg_baseline(seconds).rate,
+            "cat": self.cat,
+            "read": lambda seconds: self.stage("read", seconds),
+            "decode": lambda seconds: self.stage("decode", seconds),
+            "pipeline": lambda seconds: self.batches(seconds, lambda batch: None),
+            "fed": self.preprocessed,
+            "DataLoader": self.torch_loader,
+        }
 
-    def batches(seconds: float) -> float:
-        stream = endless(Loader(dataset, "train", "train", **shared))
-        return rate(lambda: len(next(stream).labels), seconds)
+    def loader(self, view: str) -> Loader:
+        return Loader(self.dataset, "train", view, batch_size=BATCH, threads=cores(), stats=self.stats)
 
-    def fed(seconds: float) -> float:
-        stream = endless(Loader(dataset, "train", "train", **shared))
+    def stage(self, view: str, seconds: float) -> float:
+        pipe = self.loader(view).pipeline(0)
+        return rate(lambda: len(pipe.run()[0]), seconds)
+
+    def batches(self, seconds: float, use: Callable[[Batch], object]) -> float:
+        batches = endless_batches(self.loader("train"))
 
         def step() -> int:
-            batch = next(stream)
-            return len(preprocess(batch.images, batch.color_shift))
+            batch = next(batches)
+            use(batch)
+            return len(batch.labels)
 
         return rate(step, seconds)
 
-    def torch_loader(seconds: float) -> float:
+    def preprocessed(self, seconds: float) -> float:
+        preprocess = Preprocess(self.stats, "image", torch.device("cpu"))
+        return self.batches(seconds, lambda batch: preprocess(batch.images, batch.color_shift))
+
+    def torch_loader(self, seconds: float) -> float:
         loader = torch.utils.data.DataLoader(
-            Pillows(Loader(dataset, "train", "read", **shared)),
+            ImagesInTars(self.loader("read")),
             batch_size=BATCH,
             shuffle=True,
             drop_last=True,
-            num_workers=processes,
+            num_workers=cores(),
             persistent_workers=True,
             multiprocessing_context="forkserver",
         )
+        batches: Iterator[tuple[Tensor, Tensor]] = endless(loader)
+        return rate(lambda: len(next(batches)[1]), seconds)
 
-        def again() -> Iterator:
-            while True:
-                yield from loader
+    def cat(self, seconds: float) -> float:
+        """The bytes that `cat` reads, in images of the mean size."""
+        tars = [str(tar) for tar in self.dataset.tars("train")]
+        size = sum(os.path.getsize(tar) for tar in tars)
 
-        stream = again()
-        return rate(lambda: len(next(stream)[1]), seconds)
-
-    def raw(seconds: float) -> float:
-        return decode(seconds).rate
-
-    tars = [str(tar) for tar in dataset.tars("train")]
-    size = sum(os.path.getsize(tar) for tar in tars)
-
-    def cat(seconds: float) -> float:
         def step() -> int:
             with open(os.devnull, "wb") as nowhere:
-                # Through a pipe, or `cat` would be asked for nothing
+                # Through a pipe: `cat` to /dev/null alone may copy nothing
                 first = subprocess.Popen(["cat", *tars], stdout=subprocess.PIPE)
                 subprocess.run(["cat"], stdin=first.stdout, stdout=nowhere, check=True)
                 first.wait()
             return size
 
-        return rate(step, seconds) * dataset.split("train").samples / size
-
-    return {
-        "raw": raw,
-        "cat": cat,
-        "read": stage("read"),
-        "decode": stage("decode"),
-        "pipeline": batches,
-        "fed": fed,
-        "DataLoader": torch_loader,
-    }
+        return rate(step, seconds) * self.dataset.split("train").samples / size
 
 
 def measure(dataset: Dataset, rounds: int, seconds: float) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {}
+    """Each contestant's images a second in each round; a shorter round before them is not counted."""
     with decoders(read_jpegs(dataset), cores()) as decode:
-        turns = list(contestants(dataset, decode).items())
-        for number in range(rounds + 1):
-            for name, run in turns[number % len(turns) :] + turns[: number % len(turns)]:
-                value = run(seconds if number else min(1.0, seconds))
-                if number:  # the first round warms up
-                    rates.setdefault(name, []).append(value)
-    return rates
+        contestants = Contestants(dataset, decode).by_name()
+
+        def lasting(seconds: float) -> dict[str, Callable[[], float]]:
+            return {name: functools.partial(run, seconds) for name, run in contestants.items()}
+
+        interleaved(lasting(min(1.0, seconds)), 1)
+        return interleaved(lasting(seconds), rounds)
 
 
-def summary(values: list[float]) -> dict:
-    low, middle, high = np.percentile(values, (10, 50, 90))
-    return {"median": middle, "p10": low, "p90": high, "values": values}
+def unpack(images: Path, folder: Path) -> None:
+    """The images of a tar as class folders, each COPIES times: otherwise the beginning of an epoch would count for
+    more than it does in ImageNet."""
+    with tarfile.open(images) as tar:
+        for member in tar.getmembers():
+            file = tar.extractfile(member)
+            if file is not None:
+                data, path = file.read(), folder / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                for copy in range(COPIES):
+                    path.with_stem(f"{path.stem}_{copy}").write_bytes(data)
 
 
-@click.command()
+def show(name: str, summary: Summary, unit: str, digits: int) -> None:
+    """A line of the table."""
+    low, middle, high = (f"{summary[key]:>10,.{digits}f}" for key in ("p10", "median", "p90"))
+    print(f"  {name:<24}{middle}{low}{high} {unit}")
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
 @click.option("--images", type=click.Path(path_type=Path, exists=True), required=True, help="imagenet-sample.tar.")
-@click.option("--rounds", default=5, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="Of each contestant in each round.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
+@click.option("--rounds", default=5, show_default=True, help="Turns of each contestant.")
+@click.option("--seconds", default=5.0, show_default=True, help="Length of a turn.")
+@json_option
 def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> None:
-    context = RankContext(torch.device("cpu"), 0, 1, unsharded_layout(), cores())
-    report = {
-        "schema": 1,
-        "command": " ".join(["python", *sys.argv]),
-        "machine": describe_machine(context),
-        "batch_size": BATCH,
-    }
+    report: dict[str, Any] = {**heading(describe_machine(cpu_context())), "batch_size": BATCH}
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
-        # Several times over, or an epoch's beginning would count for more than it does in ImageNet
-        with tarfile.open(images) as tar:
-            for member in tar.getmembers():
-                if member.isfile():
-                    data = tar.extractfile(member).read()
-                    context = Path(folder) / "images" / member.name
-                    context.parent.mkdir(parents=True)
-                    for copy in range(COPIES):
-                        context.with_stem(f"{context.stem}_{copy}").write_bytes(data)
+        unpack(images, Path(folder) / "images")
         for name, size in (("originals", None), ("at 256", SIZE)):
             dataset = write_dataset(Path(folder) / "images", Path(folder) / name, ConvertOptions(size=size))
             complete(dataset)
             rates = measure(dataset, rounds, seconds)
-            report[name] = {"img_per_s": {one: summary(values) for one, values in rates.items()}, "ratios": {}}
             print(f"{name}: {dataset.split('train').samples} images, {cores()} cores")
-            for one, values in rates.items():
-                told = summary(values)
-                print(f"  {one:<24}{told['median']:>10,.0f}{told['p10']:>10,.0f}{told['p90']:>10,.0f} img/s")
-            for ratio, (over, under, *targets) in RATIOS.items():
-                told = summary([a / b for a, b in zip(rates[over], rates[under], strict=True)])
-                report[name]["ratios"][ratio] = told
-                wanted = [target[name] if isinstance(target, dict) else target for target in targets]
-                goal = f"to reach {wanted[0]}, then {wanted[1]}"
-                print(f"  {ratio:<24}{told['median']:>10.2f}{told['p10']:>10.2f}{told['p90']:>10.2f} {goal}")
-    if json_path:
-        with atomic_write(json_path) as file:
-            file.write(json.dumps(report, indent=1).encode() + b"\n")
+            speeds = {contestant: summarize(values) for contestant, values in rates.items()}
+            for contestant, speed in speeds.items():
+                show(contestant, speed, "img/s", 0)
+            compared = {}
+            for ratio_name, ratio in RATIOS.items():
+                compared[ratio_name] = summarize(ratios(rates[ratio.over], rates[ratio.under]))
+                targets = ratio.at_256 if size else ratio.originals
+                show(ratio_name, compared[ratio_name], f"target {targets[0]}, then {targets[1]}", 2)
+            report[name] = {"img_per_s": speeds, "ratios": compared}
+    write_report(json_path, report)
 
 
 if __name__ == "__main__":

@@ -1,90 +1,108 @@
-"""The three ways to share the model over two CPU processes: a step's time and bytes, on batches that are there already.
+"""The three ways to share the model over two CPU processes: the time and bytes of a step on a resident batch.
 
-    towers  a tower each, as in 2012        data  the whole model each        hybrid  convolutions each, neurons shared
+    towers  a tower each, as in 2012
+    data    the full model each
+    hybrid  the convolutions each, the dense layers' neurons shared
 
-They take turns, a process pair each time; the median of its steps counts. On CPU processes of one machine the link is
-memory, so the times show what computing and copying cost, not what a network would.
+They are interleaved, two new processes for each turn, and the median of all steps counts. CPU processes of one machine
+exchange through memory, so the times show what computing and copying cost, not what a network would.
 """
 
+import functools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, TypedDict
 
 import click
 import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import GradBucket  # torch checks a hook's annotations
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.harness.machine import describe_machine
-from shards.atomic import atomic_write
-from trainer.alexnet import AlexNet
+from bench.harness.model_step import ModelOptions, ModelStep
+from bench.harness.record import heading, json_option, write_report
+from bench.harness.turns import interleaved
 from trainer.launch import launch
-from trainer.model_parallel import replicate
-from trainer.optimizer import PaperSGD
-from trainer.precision import Precision
 from trainer.rank import RankContext
-from trainer.train_step import TrainStep
+
+LAYOUTS = ("towers", "data", "hybrid")
 
 
-def steps(context: RankContext, out: Path, batch_size: int, width: float, count: int) -> None:
-    layout, summed = context.layout, [0]
-    model = AlexNet(1000, width, layout=layout)
-    model.init_weights(seed=0)
-    trained, optimizer = replicate(model, layout), PaperSGD(model.parameters(), lr=0.01)
-    update = TrainStep(trained, layout, optimizer, Precision("fp32", context.device), context.device, seed=0)
+class Turn(TypedDict):
+    """A layout's turn: each step's time, and the bytes of activations that a process sends and of gradients that are
+    summed in one step."""
 
-    def hook(group, bucket):
-        summed[0] += bucket.buffer().nbytes
+    seconds: list[float]
+    activations: int
+    gradients: int
+    machine: dict[str, Any]
+
+
+def measure_rank(context: RankContext, result: Path, batch_size: int, width: float, steps: int) -> None:
+    """One rank's part of a turn; the first rank writes the `Turn` to `result`."""
+    layout, summed = context.layout, 0
+    step = ModelStep(context, 1000, ModelOptions(width=width))
+
+    def count_bytes(group: dist.ProcessGroup, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+        nonlocal summed
+        summed += bucket.buffer().nbytes
         return allreduce_hook(group, bucket)
 
-    if trained is not model:
-        trained.register_comm_hook(layout.replicas.group or layout.dense.group, hook)
+    if isinstance(step.trained, DistributedDataParallel):
+        step.trained.register_comm_hook(layout.replicas.group or layout.dense.group, count_bytes)
     share = batch_size * layout.towers.size // context.world_size
     labels = torch.randint(1000, (batch_size if layout.is_hybrid else share,))
-    images, times = torch.randn(share, 3, 224, 224), []
-    for step in range(count + 1):
-        began, summed[0], layout.dense.bytes_sent, layout.towers.bytes_sent = time.perf_counter(), 0, 0, 0
-        update(images, labels, step)
-        times.append(time.perf_counter() - began)
-    sent = layout.dense.bytes_sent + (layout.towers.bytes_sent if layout.towers is not layout.dense else 0)
+    images, seconds = torch.randn(share, 3, 224, 224), []
+    groups = {id(group): group for group in (layout.towers, layout.dense)}.values()
+    for _ in range(steps + 1):
+        began, summed = time.perf_counter(), 0
+        sent = sum(group.bytes_sent for group in groups)
+        step.update(images, labels)
+        seconds.append(time.perf_counter() - began)
+    sent = sum(group.bytes_sent for group in groups) - sent
     if context.rank == 0:
-        found = {
-            "seconds": times[1:],
-            "activations": sent,
-            "gradients": summed[0],
-            "machine": describe_machine(context),
-        }
-        out.write_text(json.dumps(found))
+        machine = describe_machine(context)
+        turn: Turn = {"seconds": seconds[1:], "activations": sent, "gradients": summed, "machine": machine}
+        result.write_text(json.dumps(turn))
 
 
-@click.command()
-@click.option("--batch-size", default=64, show_default=True)
-@click.option("--width", default=1.0, show_default=True)
-@click.option("--rounds", default=3, show_default=True)
-@click.option(
-    "--steps", "count", default=3, show_default=True, help="Of each in a round, after one that is not counted."
-)
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there.")
-def main(batch_size: int, width: float, rounds: int, count: int, json_path: Path | None) -> None:
-    found = {}
+def take_turn(parallel: str, batch_size: int, width: float, steps: int) -> Turn:
+    """A layout's turn, in two new processes."""
     with tempfile.TemporaryDirectory(prefix="alexnet-parallel-") as folder:
-        for number in range(rounds):
-            for parallel in ("towers", "data", "hybrid"):
-                out = Path(folder) / f"{parallel}-{number}.json"
-                launch(steps, 2, "cpu", out, batch_size, width, count, parallel=parallel)
-                one = json.loads(out.read_text())
-                found.setdefault(parallel, {**one, "seconds": []})["seconds"] += one["seconds"]
-    where = [one.pop("machine") for one in found.values()].pop()
-    report = {"schema": 1, "command": " ".join(["python", *sys.argv]), "machine": where, "batch_size": batch_size}
-    for parallel, one in found.items():
-        one["img_per_s"] = batch_size / statistics.median(one["seconds"])
-        sent = f"{one['activations'] / 1e6:.1f} MB of activations, {one['gradients'] / 1e6:.1f} MB of gradients summed"
-        print(f"{parallel:<8}{one['img_per_s']:>7.1f} img/s, a process and step: {sent}")
-    if json_path:
-        with atomic_write(json_path) as file:
-            file.write(json.dumps({**report, "width": width, "layouts": found}, indent=1).encode() + b"\n")
+        result = Path(folder) / "turn.json"
+        launch(measure_rank, 2, "cpu", result, batch_size, width, steps, parallel=parallel)
+        turn: Turn = json.loads(result.read_text())
+    return turn
+
+
+def figures(turns: list[Turn], batch_size: int) -> dict[str, Any]:
+    """A layout's figures: its steps of all turns."""
+    seconds = [spent for turn in turns for spent in turn["seconds"]]
+    sent = {"activations": turns[0]["activations"], "gradients": turns[0]["gradients"]}
+    return {"seconds": seconds, **sent, "img_per_s": batch_size / statistics.median(seconds)}
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
+@click.option("--batch-size", default=64, show_default=True, help="Images of the global batch.")
+@click.option("--width", default=1.0, show_default=True, help="The share of the paper's kernels and neurons.")
+@click.option("--rounds", default=3, show_default=True, help="Turns of each layout.")
+@click.option("--steps", default=3, show_default=True, help="Timed steps in a turn, after one that is not timed.")
+@json_option
+def main(batch_size: int, width: float, rounds: int, steps: int, json_path: Path | None) -> None:
+    contestants = {parallel: functools.partial(take_turn, parallel, batch_size, width, steps) for parallel in LAYOUTS}
+    turns = interleaved(contestants, rounds)
+    layouts = {parallel: figures(turns[parallel], batch_size) for parallel in LAYOUTS}
+    for parallel, layout in layouts.items():
+        activations, gradients = layout["activations"] / 1e6, layout["gradients"] / 1e6
+        sent = f"{activations:.1f} MB of activations, {gradients:.1f} MB of gradients summed"
+        print(f"{parallel:<8}{layout['img_per_s']:>7.1f} img/s, in each step of a process: {sent}")
+    report = heading(turns[LAYOUTS[-1]][-1]["machine"])
+    write_report(json_path, {**report, "batch_size": batch_size, "width": width, "layouts": layouts})
 
 
 if __name__ == "__main__":
