@@ -1,7 +1,7 @@
 """What losing nothing costs a step: a full-width checkpoint (488 MB), and agreeing on when to stop.
 
-    held       how long `CheckpointWriter.save` blocks the loop; of a run's saves the first, whose copies need new memory,
-               and a later one
+    held       how long `CheckpointWriter.save` blocks the loop; a run's first save,
+               whose copies need new memory, and a later one
     written    from then until the file is complete on the disk, in the writer's thread
     lock       the longest that another Python thread had to wait meanwhile, beyond a sleep of a millisecond
     at once    the loop blocked all the while instead: torch.save to the same folder, and fsync
