@@ -1,4 +1,4 @@
-"""Measures other loaders and ours in turns, each turn in a fresh process, and checks that they do the same work.
+"""Measures other loaders and ours, interleaved and each turn in a fresh process, and checks that they do the same work.
 
 The mean and the spread of an epoch's pixels show that: a loader whose pixels differ from ours gets no figure.
 """

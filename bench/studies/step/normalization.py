@@ -93,7 +93,7 @@ def gpu_figures(named: dict[str, Normalize], x: Tensor, grad: Tensor, times: dic
 
 
 def fuser(device: torch.device) -> dict[str, bool]:
-    """Whether TorchScript's own fuser has made one kernel of several operations."""
+    """Whether TorchScript's own fuser makes one kernel of several operations."""
     x = torch.randn(2, 96, 8, 8, device=device, requires_grad=True)
     for _ in range(3):
         torch.autograd.backward(local_response_norm(x, 2).sum())

@@ -1,0 +1,54 @@
+"""Every study runs as a module, and its contestants do the work that they are compared by."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bench.harness.machine import cpu_context
+from bench.harness.model_step import ModelOptions, ModelStep
+from bench.studies import curve
+from bench.studies.sharding.contestants import SIZE, decode, encode, square
+from bench.studies.step.contestants import PlainAlexNet, plain_sgd
+from shards.synthetic import render_folders
+
+STUDIES = ("sharding.__main__", "data_path", "step.__main__", "parallel", "checkpoint", "memory", "curve")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_says_what_it_measures_and_its_options(study):
+    module = importlib.import_module(f"bench.studies.{study}")
+    result = CliRunner().invoke(module.main, ["--help"])
+    assert result.exit_code == 0 and len(result.output.splitlines()) > 5, result.output
+    assert study == "curve" or "--json FILE" in result.output
+
+
+def test_a_runs_curve_is_drawn(tmp_path):
+    lines = [{"kind": "train", "step": step, "loss": 4.0 / step} for step in range(1, 20)]
+    lines += [{"kind": "eval", "step": step, "top1_error": 0.8, "top5_error": 0.5} for step in (10, 19)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "curve.svg"
+    result = CliRunner().invoke(curve.main, [str(tmp_path), str(out)])
+    assert result.exit_code == 0, result.output
+    assert out.read_text().count("<polyline") == 3 and "steps, up to 19" in out.read_text()
+
+
+def test_the_plain_model_has_our_weights_and_the_same_first_layer():
+    options = ModelOptions(width=0.05)
+    ours = ModelStep(cpu_context(), 4, options)
+    plain = ModelStep(cpu_context(), 4, options, PlainAlexNet, plain_sgd)
+    assert isinstance(plain.optimizer, torch.optim.SGD)
+    for name, parameter in ours.model.named_parameters():
+        torch.testing.assert_close(plain.model.get_parameter(name), parameter)
+    images, labels = torch.randn(2, 3, 224, 224), torch.tensor([0, 3])
+    torch.testing.assert_close(plain.model.conv1(images), ours.model.conv1(images), rtol=1e-4, atol=1e-4)
+    plain.update(images, labels)
+    assert plain.forward(images).shape == (2, 4)
+
+
+def test_the_bare_loop_makes_squares_of_256(tmp_path):
+    render_folders(tmp_path, classes=2, train=2, val=0, seed=0)
+    for path in (tmp_path / "train").rglob("*.jpg"):
+        assert decode(encode(square(decode(path.read_bytes())))).shape == (SIZE, SIZE, 3)
