@@ -202,7 +202,7 @@ def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
         dataset = write_dataset(root, out, ConvertOptions(workers=workers, **options))
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted: the same command continues with {out}") from None
-    from pipeline.stats import complete  # brings torch and DALI, which would lie idle while shards are written
+    from pipeline.compute_stats import complete  # brings torch and DALI, which would lie idle while shards are written
     from shards.info import written
 
     complete(dataset, workers)
@@ -217,7 +217,7 @@ def index(data: Path, workers: int | None) -> None:
 
     Makes a data set of WebDataset tars in DATA that others made, as they are. No tar is written to.
     """
-    from pipeline.stats import complete
+    from pipeline.compute_stats import complete
     from shards.dataset import Dataset
     from shards.describe import describe_tars
 
@@ -239,11 +239,11 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
 
     They are those of the train split in DATA, and go to its stats.npz.
     """
-    from pipeline.stats import compute
+    from pipeline.compute_stats import compute_stats
     from shards.dataset import Dataset
     from shards.processes import cores
 
-    computed = compute(Dataset.load(data), threads or cores())
+    computed = compute_stats(Dataset.load(data), threads or cores())
     computed.save(data)
     show_json_or(as_json, computed.described(), computed.table())
 

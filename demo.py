@@ -8,8 +8,11 @@ import numpy as np
 import torch
 
 from pipeline import preview
+from pipeline.compute_stats import complete
 from pipeline.loader import Loader
-from pipeline.stats import Stats, complete
+from pipeline.order import Augmentation
+from pipeline.settings import Settings
+from pipeline.stats import Stats
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.errors import InputError
@@ -72,7 +75,9 @@ def run(out: Path, short: bool, device: str) -> dict[str, Any]:
 def draw(data: Path, run_folder: Path, out: Path) -> list[str]:
     """Writes a training batch and the conv1 kernels as images; returns a line for each."""
     dataset, stats = Dataset.load(data), Stats.load(data)
-    batch = next(Loader(dataset, "train", "train", stats=stats, batch_size=32, threads=1).epoch(0))
+    settings, augmentation = Settings(threads=1), Augmentation(stats)
+    loader = Loader(dataset, "train", "train", batch_size=32, settings=settings, augmentation=augmentation)
+    batch = next(loader.epoch(0))
     batch_file, kernel_file = out / "batch.png", out / "conv1.png"
     preview.fed_batch(batch, dataset.classes).save(batch_file)
     state = checkpoint.load(checkpoint.list_checkpoints(run_folder)[0])

@@ -19,8 +19,8 @@ from bench.schema import Report
 from bench.stages import measure_rank
 from bench.text_table import table
 from bench.tune import tune_rank
-from pipeline.graph import SIZE
-from pipeline.stats import complete
+from pipeline.compute_stats import complete
+from pipeline.geometry import SIZE
 from shards.atomic import atomic_write
 from shards.convert import write_dataset
 from shards.dataset import Dataset

@@ -15,7 +15,7 @@ from bench.harness.datasets import repeated
 from bench.harness.model_step import ModelStep
 from bench.harness.timing import Timed, timed
 from bench.rank_setup import RankSetup
-from pipeline.graph import CROP
+from pipeline.geometry import CROP
 from pipeline.loader import Batch, Loader
 from pipeline.preprocess import Preprocess, to_device
 from trainer.alexnet import AlexNet
@@ -97,7 +97,7 @@ class ModelStages:
         its loading needs included. Those that do not fit into a stage's time count at the `steady` rate."""
         began, steps, spent = time.perf_counter(), 0, 0.0
         loader = Loader(repeated(self.setup.dataset), "train", "train", **self.setup.loader_options())
-        for batch in loader.epoch(0, start=loader.batches // 2):
+        for batch in loader.epoch(0, start=loader.num_batches // 2):
             self._train_on(batch)
             if self.context.device_id is not None:
                 torch.cuda.synchronize()

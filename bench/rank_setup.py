@@ -9,6 +9,7 @@ from bench.config import BenchConfig
 from bench.harness.datasets import stream
 from bench.harness.timing import Timed, timed
 from pipeline.loader import Batch, Loader
+from pipeline.order import Augmentation
 from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.dataset import Dataset
@@ -39,8 +40,9 @@ class RankSetup:
 
     def loader_options(self, **changed: Any) -> dict[str, Any]:
         """The options of `pipeline.loader.Loader` that training would have here, some of them changed."""
-        options = {"stats": self.stats, "batch_size": self.config.batch_size, **self.context.loader_options}
-        return {**options, **self.settings._asdict(), **changed}
+        options = {"batch_size": self.config.batch_size, "settings": self.settings}
+        options |= {"rank_slice": self.context.rank_slice, "augmentation": Augmentation(self.stats)}
+        return {**options, **changed}
 
     def loader(self, view: str, split: str = "train", dataset: Dataset | None = None) -> Loader:
         """A loader of the data set, or of another one."""

@@ -20,7 +20,8 @@ from bench.harness.timing import Timed, timed
 from bench.limits import IMAGES
 from bench.rank_setup import RankSetup
 from bench.schema import Axis, Point
-from pipeline.graph import CROP
+from pipeline.geometry import CROP
+from pipeline.settings import Settings
 from shards.dataset import Dataset
 from shards.processes import cores
 from shards.progress import Progress
@@ -113,7 +114,8 @@ def measure_alone(
             "axis": "threads",
             "what": "the training pipeline, one rank",
             "points": [
-                report("threads", count, time_pipeline(setup, setup.dataset, threads=count)) for count in values.threads
+                report("threads", count, time_pipeline(setup, setup.dataset, setup.settings._replace(threads=count)))
+                for count in values.threads
             ],
         },
         {
@@ -127,7 +129,9 @@ def measure_alone(
         {
             "axis": "pictures",
             "what": "the training pipeline, images stored at other sizes",
-            "points": [report("pictures", name, time_pipeline(setup, stored[name])) for name in values.pictures],
+            "points": [
+                report("pictures", name, time_pipeline(setup, stored[name], setup.settings)) for name in values.pictures
+            ],
         },
     ]
     result_path.write_text(json.dumps(axes))
@@ -140,10 +144,10 @@ def measure_shared(context: RankContext, config: BenchConfig, classes: int, resu
         result_path.write_text(json.dumps(result._asdict()))
 
 
-def time_pipeline(setup: RankSetup, dataset: Dataset, **changed: int) -> Timed:
-    """The training pipeline on a data set, with some of the loader's options changed."""
+def time_pipeline(setup: RankSetup, dataset: Dataset, settings: Settings) -> Timed:
+    """The training pipeline on a data set, as DALI runs with these settings."""
     batch_size = min(setup.config.batch_size, dataset.split("train").samples)
-    step = setup.batches(dataset, **{"batch_size": batch_size, **changed}).__next__
+    step = setup.batches(dataset, batch_size=batch_size, settings=settings).__next__
     return timed(step, batch_size, setup.config.seconds / 2, setup.context)
 
 

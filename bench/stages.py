@@ -130,13 +130,13 @@ def read(setup: RankSetup) -> Timed:
         return setup.time(loader.pipeline(0).run)
 
     def epoch() -> None:
-        limits.drop([Path(tar) for tar in loader.tars])
+        limits.drop([Path(tar) for tar in loader.samples.tars])
         setup.context.barrier()  # otherwise one rank would read what another is about to drop
         pipe = loader.pipeline(0)
-        for _ in range(loader.batches):
+        for _ in range(loader.num_batches):
             pipe.run()
 
-    return setup.time(epoch, loader.batches * setup.images)
+    return setup.time(epoch, loader.num_batches * setup.images)
 
 
 def alternatives(setup: RankSetup, small: Path) -> dict[str, Callable[[], Timed]]:
@@ -149,9 +149,12 @@ def alternatives(setup: RankSetup, small: Path) -> dict[str, Callable[[], Timed]
         changes["256-shards"] = lambda: at_256(setup, small)
     if context.device_id is not None:
         other = "cpu" if setup.settings.decode_on == "device" else "device"
-        changes[f"--decode-on {other}"] = lambda: setup.time(setup.batches(decode_on=other).__next__)
+        changes[f"--decode-on {other}"] = lambda: setup.time(
+            setup.batches(settings=setup.settings._replace(decode_on=other)).__next__
+        )
     if context.world_size > 1:
-        changes[ALL_RANKS_DECODE_ALL] = lambda: setup.time(setup.batches(rank=0, world_size=1).__next__)
+        alone = context.rank_slice._replace(rank=0, world_size=1)
+        changes[ALL_RANKS_DECODE_ALL] = lambda: setup.time(setup.batches(rank_slice=alone).__next__)
     return changes
 
 

@@ -11,7 +11,7 @@ from bench.limits import Limit
 from bench.model_stages import FIRST_STEPS
 from bench.rank_setup import RankSetup
 from bench.schema import SCHEMA, Alternative, Diagnosis, Report, StageRow
-from pipeline.graph import CROP
+from pipeline.geometry import CROP
 from shards.dataset import Dataset
 
 CROP_BYTES = 3 * CROP * CROP  # of an image as uint8

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from bench.harness.turns import interleaved
 from pipeline.loader import Loader
+from pipeline.order import Augmentation
 from pipeline.settings import Settings, tuning_key, write_tuned
 from pipeline.stats import Stats
 from shards.dataset import Dataset
@@ -36,8 +37,13 @@ def tune_rank(
             print(text, flush=True)
 
     def rate(trial: Settings) -> float:
-        reading = {**context.loader_options, **trial._asdict()}
-        loader = Loader(dataset, "train", "train", stats=stats, batch_size=batch_size, **reading)
+        loader = Loader(
+            *(dataset, "train", "train"),
+            batch_size=batch_size,
+            settings=trial,
+            rank_slice=context.rank_slice,
+            augmentation=Augmentation(stats),
+        )
         pipe = loader.pipeline(0)
         for _ in range(trial.prefetch + 1):  # batches that were prefetched are not counted
             pipe.run()

@@ -14,21 +14,14 @@ from collections.abc import Callable
 import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 
+from pipeline.geometry import CENTER, CROP, FIVE_CROPS, SIZE
 from shards.records import Sizes
 from shards.tars import IMAGE_EXTENSIONS
-
-SIZE = 256  # shorter side after scaling, and side of the central patch (section 2)
-CROP = 224  # side of what the model sees (section 4.1)
-MARGIN = SIZE - CROP  # crop offsets are 0..MARGIN, both ends included
-CENTER = MARGIN // 2
 
 # What a GPU's decoder reserves, bytes a pixel of the largest image, and twice on the host, a thread: the ratios of
 # NVIDIA's own figures for ImageNet (DALI's RN50 example: 211,025,920 and 140,544,512 for 5980 x 6430 pixels)
 DEVICE_BYTES, HOST_BYTES = 211_025_920 / (5980 * 6430), 140_544_512 / (5980 * 6430)
 MOST_RESERVED = 5980 * 6430  # pixels: an image beyond these makes the decoder allocate when it comes
-
-# Section 4.1: "the four corner patches and the center patch as well as their horizontal reflections": (y, x) offsets
-FIVE_CROPS = ((0, 0), (0, MARGIN), (MARGIN, 0), (MARGIN, MARGIN), (CENTER, CENTER))
 
 
 def region(encoded, offset, flip):

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from pipeline.graph import CROP
+from pipeline.geometry import CROP
 from pipeline.loader import Batch, Loader
+from pipeline.order import Augmentation
+from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.dataset import Dataset
 
@@ -39,17 +41,21 @@ def fed_batch(batch: Batch, classes: Sequence[str]) -> Image.Image:
 def sheet(dataset: Dataset, stats: Stats, images: int, seed: int) -> Image.Image:
     """The first images of an epoch, a row each: decoded, cropped, flipped where the draw says so, and lit; then the
     ten test crops of the first one of the split."""
-    train = Loader(dataset, "train", "train", stats=stats, batch_size=images, threads=1, seed=seed)
-    batch, (_, _, flips, light) = next(train.epoch(0)), train.draws(0, 0)
+    settings = Settings(threads=1)
+    train = Loader(
+        dataset, "train", "train", batch_size=images, settings=settings, augmentation=Augmentation(stats, seed)
+    )
+    batch, (_, _, flips, shifts) = next(train.epoch(0)), train.draws(0, 0)
+    assert shifts is not None
     rows, captions = [], []
-    for i, (shard, sample) in enumerate(train.order(0)[0]):
+    for i, (shard, sample) in enumerate(train.order(0)[0].tolist()):
         flipped = batch.images[i].numpy()
-        lit = (flipped + light[i]).clip(0, 255).round().astype(np.uint8)
-        rows += [_whole(train.jpeg(shard, sample)), flipped[:, :: -1 if flips[i] else 1], flipped, lit]
+        lit = (flipped + shifts[i]).clip(0, 255).round().astype(np.uint8)
+        rows += [_whole(train.samples.jpeg((shard, sample))), flipped[:, :: -1 if flips[i] else 1], flipped, lit]
         name = dataset.classes[int(batch.labels[i])]
-        shift = ", ".join(f"{part:+.0f}" for part in light[i])
+        shift = ", ".join(f"{part:+.0f}" for part in shifts[i])
         captions += [dataset.words.get(name, name), "cropped", "flipped" if flips[i] else "not flipped", f"lit {shift}"]
-    ten = next(Loader(dataset, "train", "ten", stats=stats, batch_size=1, threads=1).epoch(0)).images[0].numpy()
+    ten = next(Loader(dataset, "train", "ten", batch_size=1, settings=settings).epoch(0)).images[0].numpy()
     names = ["top left", "top right", "bottom left", "bottom right", "center"]
     names += [f"{name}, flipped" for name in names]
     fed, crops = tiles(np.stack(rows), columns=4, captions=captions), tiles(ten, columns=5, captions=names)

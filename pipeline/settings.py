@@ -29,7 +29,7 @@ class Settings(NamedTuple):
     hw_decoder_load: float = 0.65
 
 
-def settings(chosen: dict, tuned: dict, threads: int) -> Settings:
+def choose_settings(chosen: dict, tuned: dict, threads: int) -> Settings:
     """`chosen` on the command line (None: not), else `tuned`, else the defaults with so many threads."""
     said = {name: value for name, value in chosen.items() if value is not None}
     return Settings(**{"threads": threads, **tuned, **said})

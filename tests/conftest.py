@@ -32,7 +32,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data(images, tmp_path_factory):
     """The rendered images as a data set of several shards, with indices and statistics."""
-    from pipeline.stats import complete
+    from pipeline.compute_stats import complete
     from shards.convert import ConvertOptions, write_dataset
 
     out = tmp_path_factory.mktemp("sets") / "rendered"

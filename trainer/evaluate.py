@@ -100,10 +100,10 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
     view = "ten" if crops == 10 else "center"
     if crops == 10:  # ten times the memory and work an image
         batch_size = ten_crop_batch_size(batch_size, context.world_size)
-    running = {**context.loader_options, **context.settings(dict(options.decoding), dataset.size)._asdict()}
-    loader = Loader(dataset, split, view, stats=stats, batch_size=batch_size, **running)
+    settings = context.settings(dict(options.decoding), dataset.size)
+    loader = Loader(dataset, split, view, batch_size=batch_size, settings=settings, rank_slice=context.rank_slice)
     precision = evaluation_precision(config.precision, context)
-    with Progress(f"eval {split}", loader.samples, quiet=context.rank > 0) as progress:
+    with Progress(f"eval {split}", len(loader.samples), quiet=context.rank > 0) as progress:
         preprocess = Preprocess(stats, config.mean, context.device)
         result = evaluate(model, loader, preprocess, context, precision, progress)
     assert result is not None

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 
 from pipeline.loader import Batch, Loader
+from pipeline.order import RankSlice
 from pipeline.preprocess import Preprocess, to_device
-from pipeline.settings import Settings, read_tuned, settings, tuning_key
+from pipeline.settings import Settings, choose_settings, read_tuned, tuning_key
 from trainer.model_parallel import Layout
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -28,13 +29,13 @@ class RankContext:
     threads: int
 
     @property
-    def loader_options(self) -> dict[str, Any]:
-        """The arguments of a `pipeline.loader.Loader` that depend on the rank."""
-        return {"threads": self.threads, "rank": self.rank, "world_size": self.world_size, "device_id": self.device_id}
+    def rank_slice(self) -> RankSlice:
+        """Which part of each global batch this rank reads."""
+        return RankSlice(self.rank, self.world_size, self.device_id)
 
     def settings(self, chosen: dict[str, Any], stored: int | None) -> Settings:
-        """How DALI is to run on this rank: see `pipeline.settings.settings`."""
-        return settings(chosen, read_tuned(tuning_key(self.device_id, self.threads, stored)), self.threads)
+        """How DALI is to run on this rank: see `pipeline.settings.choose_settings`."""
+        return choose_settings(chosen, read_tuned(tuning_key(self.device_id, self.threads, stored)), self.threads)
 
     def gather_batch(self, batch: Batch, preprocess: Preprocess) -> tuple[torch.Tensor, torch.Tensor]:
         """(the images that this rank's convolutions read, the labels of the images that its dense layers read) on its
@@ -52,9 +53,9 @@ class RankContext:
         too many."""
         if self.world_size > 1:
             bad_by_rank: list[Any] = [None] * self.world_size
-            dist.all_gather_object(bad_by_rank, loader.bad)
+            dist.all_gather_object(bad_by_rank, loader.bad_samples.reasons)
             for bad in bad_by_rank:
-                loader.mark_bad(bad)
+                loader.bad_samples.mark(bad)
 
     def barrier(self) -> None:
         """Waits for all ranks."""

@@ -18,6 +18,7 @@ import torch
 from nvidia import dali
 
 from pipeline.loader import Batch, Loader
+from pipeline.order import Augmentation
 from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats
 from shards.atomic import locked
@@ -94,7 +95,7 @@ class Trainer:
         self.preprocess = Preprocess(self.stats, config.mean, context.device)
         self.loader = self._loader("train", "train", config.batch_size)
         self.val_loader = self._loader("val", "center", config.batch_size) if "val" in self.dataset.splits else None
-        self.steps_per_epoch = self.loader.batches
+        self.steps_per_epoch = self.loader.num_batches
         self.last_step = config.steps or (config.recorded()["epochs"] * self.steps_per_epoch)
 
         self.model = model_from_config(config, len(self.dataset.classes), context.layout)
@@ -252,12 +253,11 @@ class Trainer:
             self.dataset,
             split,
             view,
-            stats=self.stats,
             batch_size=batch_size,
-            seed=self.config.seed,
-            lighting=self.config.lighting,
+            settings=self.settings,
+            rank_slice=self.context.rank_slice,
+            augmentation=Augmentation(self.stats if self.config.lighting else None, self.config.seed),
             max_bad=self.config.max_bad,
-            **{**self.context.loader_options, **self.settings._asdict()},
         )
 
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.loader import Batch, Loader
+from pipeline.samples import Samples
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 
@@ -35,9 +36,9 @@ def stream(dataset: Dataset, **options: Any) -> Iterator[Batch]:
 
 def read_jpegs(dataset: Dataset, limit: int | None = None) -> list[bytes]:
     """The first `limit` images of the train split as they are stored, all by default."""
-    loader = Loader(dataset, "train", "read", batch_size=1, threads=1)
-    places = ((shard, sample) for shard, lines in enumerate(loader.entries) for sample in range(len(lines)))
-    return [loader.jpeg(shard, sample) for shard, sample in itertools.islice(places, limit)]
+    samples = Samples(dataset, "train")
+    ids = ((shard, number) for shard, size in enumerate(samples.shard_sizes) for number in range(size))
+    return [samples.jpeg(sample) for sample in itertools.islice(ids, limit)]
 
 
 def write_images(

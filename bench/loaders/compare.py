@@ -20,7 +20,7 @@ from bench.harness.turns import interleaved, ratios, summarize
 from bench.loaders.base import ImageSet, LoaderSpec
 from bench.loaders.ours import OURS
 from bench.loaders.registry import OTHERS
-from pipeline.graph import CROP
+from pipeline.geometry import CROP
 from shards.processes import cores
 from shards.progress import Progress
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.graph import CROP, MARGIN, SIZE
+from pipeline.geometry import CROP, MARGIN, SIZE
 from shards.images import scaled_sides
 
 

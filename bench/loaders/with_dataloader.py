@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.loaders.base import ImageSet, LoaderSpec, endless
 from bench.loaders.transform import with_pillow
-from pipeline.graph import CROP, SIZE
+from pipeline.geometry import CROP, SIZE
 
 
 class Files(Dataset[Tensor]):

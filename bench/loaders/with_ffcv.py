@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.loaders.base import ImageSet, LoaderSpec, endless
-from pipeline.graph import CROP, MARGIN, SIZE
+from pipeline.geometry import CROP, MARGIN, SIZE
 
 
 def random_crop() -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.loaders.base import ImageSet, LoaderSpec
 from bench.loaders.transform import draw_crop
-from pipeline.graph import CROP, SIZE
+from pipeline.geometry import CROP, SIZE
 
 
 def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from bench.loaders.base import ImageSet, LoaderSpec
-from pipeline.graph import CROP, MARGIN, SIZE
+from pipeline.geometry import CROP, MARGIN, SIZE
 
 
 def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:

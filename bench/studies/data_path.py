@@ -31,10 +31,13 @@ from bench.harness.record import heading, json_option, write_report
 from bench.harness.turns import Summary, interleaved, ratios, summarize
 from bench.loaders.base import endless
 from bench.loaders.transform import with_pillow
-from pipeline.graph import SIZE
+from pipeline.compute_stats import complete
+from pipeline.geometry import SIZE
 from pipeline.loader import Batch, Loader
+from pipeline.order import Augmentation
 from pipeline.preprocess import Preprocess
-from pipeline.stats import Stats, complete
+from pipeline.settings import Settings
+from pipeline.stats import Stats
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.processes import cores
@@ -74,10 +77,10 @@ class ImagesInTars(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __init__(self, loader: Loader):
         self.samples = []
-        for shard, lines in enumerate(loader.entries):
+        for shard, lines in enumerate(loader.samples.entries):
             for line in lines:
                 offset, size = map(int, line.split()[1:3])
-                self.samples.append((loader.tars[shard], offset, size))
+                self.samples.append((loader.samples.tars[shard], offset, size))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -108,7 +111,8 @@ class Contestants:
         }
 
     def loader(self, view: str) -> Loader:
-        return Loader(self.dataset, "train", view, batch_size=BATCH, threads=cores(), stats=self.stats)
+        settings, augmentation = Settings(cores()), Augmentation(self.stats)
+        return Loader(self.dataset, "train", view, batch_size=BATCH, settings=settings, augmentation=augmentation)
 
     def stage(self, view: str, seconds: float) -> float:
         pipe = self.loader(view).pipeline(0)

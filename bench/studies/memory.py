@@ -16,6 +16,8 @@ from PIL import Image
 from bench.harness.machine import cpu_context, describe_machine
 from bench.harness.record import heading, json_option, write_report
 from pipeline.loader import Loader
+from pipeline.order import Augmentation
+from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards import tars
 from shards.describe import describe_tars
@@ -64,7 +66,8 @@ def main(images: int, oversized: int, side: int, epochs: int, json_path: Path | 
         write_tars(Path(folder), images, oversized, side)
         dataset = describe_tars(Path(folder))
         stats = Stats(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.ones(3), np.eye(3), np.int64(1))
-        loader = Loader(dataset, "train", "train", stats=stats, batch_size=128, threads=cores())
+        settings, augmentation = Settings(cores()), Augmentation(stats)
+        loader = Loader(dataset, "train", "train", batch_size=128, settings=settings, augmentation=augmentation)
         resident_memory()
         for epoch in range(epochs):
             began, count = time.perf_counter(), sum(len(batch.labels) for batch in loader.epoch(epoch))

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from pipeline import graph
-from pipeline.loader import BAD_LABEL, Loader
-from pipeline.preprocess import Preprocess
-from pipeline.stats import Stats, complete, compute
+from pipeline.compute_stats import complete, compute_stats
+from pipeline.loader import BAD_LABEL
+from pipeline.order import RankSlice
+from pipeline.stats import Stats
 from shards import tars
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
@@ -20,6 +21,7 @@ from shards.describe import describe_tars
 from shards.errors import InputError
 from shards.index import read_index, write_index
 from tests.support.image_kinds import encoded, noise
+from tests.support.loaders import loader_of, model_input, nchw
 from tests.support.reference import fed, patch
 
 # Mean absolute difference an image may have from Pillow's rendering, on the 0..255 scale. Both decode with
@@ -54,36 +56,24 @@ def dataset(request, tmp_path_factory):
     return made
 
 
-def loader_of(dataset, view="train", batch_size=16, split="train", **more):
-    return Loader(dataset, split, view, stats=Stats.load(dataset.root), batch_size=batch_size, threads=2, **more)
-
-
-def fed_of(loader, batch, mean="image"):
-    """The batch as the model is fed it, N x 3 x 224 x 224."""
-    return Preprocess(loader.stats, mean, torch.device("cpu"))(batch.images, batch.color_shift).numpy()
-
-
-def nchw(stats):
-    return stats.mean_crop().transpose(2, 0, 1)
-
-
 def test_training_images_are_the_papers_given_the_same_draws(dataset):
     loader = loader_of(dataset, seed=5)
-    stored, order, mean = read_jpegs(dataset, "train"), loader.order(epoch=1), nchw(loader.stats)
-    first = np.cumsum([0] + [len(entries) for entries in loader.entries])
+    stats = Stats.load(dataset.root)
+    stored, order, mean = read_jpegs(dataset, "train"), loader.order(epoch=1), nchw(stats)
+    first = np.cumsum([0] + [len(entries) for entries in loader.samples.entries])
     assert len(stored) == first[-1]
     flips = 0
     for number, batch in enumerate(loader.epoch(1)):
         y, x, flip, light = loader.draws(1, number)
         flips += flip.sum()
         assert batch.images.dtype == torch.uint8
-        images = fed_of(loader, batch)
+        images = model_input(batch, stats)
         for i, (shard, sample) in enumerate(order[number]):
             jpeg, label = stored[first[shard] + sample]
             assert batch.labels[i] == label
             difference = np.abs(images[i] - fed(jpeg, mean, y[i], x[i], flip[i], light[i]))
             assert difference.mean() < TOLERANCE and difference[:, 1:-1, 1:-1].max() < MOST
-    assert 0 < flips < loader.batches * 16
+    assert 0 < flips < loader.num_batches * 16
 
 
 def test_a_crop_one_pixel_off_or_unflipped_exceeds_the_tolerance(dataset):
@@ -102,11 +92,12 @@ def test_a_crop_one_pixel_off_or_unflipped_exceeds_the_tolerance(dataset):
 
 def test_test_crops_are_the_papers(dataset):
     loader = loader_of(dataset, "ten", batch_size=6)
-    mean = nchw(loader.stats)
+    stats = Stats.load(dataset.root)
+    mean = nchw(stats)
     offsets = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     stored = read_jpegs(dataset, "train")[:6]
-    ten = fed_of(loader, next(loader.epoch(0)))
-    center = fed_of(loader, next(loader_of(dataset, "center", batch_size=6).epoch(0)))
+    ten = model_input(next(loader.epoch(0)), stats)
+    center = model_input(next(loader_of(dataset, "center", batch_size=6).epoch(0)), stats)
     assert ten.shape == (6, 10, 3, 224, 224) and center.shape == (6, 1, 3, 224, 224)
     for (jpeg, _), crops, middle in zip(stored, ten, center, strict=True):
         wanted = [fed(jpeg, mean, y, x, flip) for flip in (0, 1) for y, x in offsets]
@@ -115,7 +106,7 @@ def test_test_crops_are_the_papers(dataset):
 
 
 def test_statistics_are_numpys(dataset):
-    stats = compute(dataset, threads=2)
+    stats = compute_stats(dataset, threads=2)
     # Over the pipeline's own patches, so that only the arithmetic is compared
     patches = [batch.images.numpy()[: batch.valid] for batch in loader_of(dataset, "patch", batch_size=7).epoch(0)]
     patches = np.concatenate(patches).astype(np.float64)
@@ -141,10 +132,11 @@ def test_lighting_spreads_as_the_components_say(data):
 
 
 def test_lighting_can_be_left_out(data):
-    plain, lit = (loader_of(Dataset.load(data), lighting=lighting) for lighting in (False, True))
+    stats = Stats.load(data)
+    plain, lit = (loader_of(Dataset.load(data), color=color) for color in (False, True))
     one, other = next(plain.epoch(0)), next(lit.epoch(0))
     assert one.color_shift is None and torch.equal(one.images, other.images)
-    np.testing.assert_allclose(fed_of(plain, one), one.images.numpy().transpose(0, 3, 1, 2) - nchw(plain.stats))
+    np.testing.assert_allclose(model_input(one, stats), one.images.numpy().transpose(0, 3, 1, 2) - nchw(stats))
 
 
 def test_crop_offsets_reach_both_ends(data):
@@ -159,8 +151,8 @@ def test_crop_offsets_reach_both_ends(data):
 def test_every_sample_once_an_epoch_in_an_order_of_its_own(data):
     loader = loader_of(Dataset.load(data), batch_size=12)
     orders = [list(map(tuple, loader.order(epoch).reshape(-1, 2))) for epoch in (0, 1)]
-    everything = [(shard, i) for shard, entries in enumerate(loader.entries) for i in range(len(entries))]
-    assert len(loader.entries) > 1  # more than one shard, or this shows less than it says
+    everything = [(shard, i) for shard, entries in enumerate(loader.samples.entries) for i in range(len(entries))]
+    assert len(loader.samples.entries) > 1  # more than one shard, or this shows less than it says
     assert sorted(orders[0]) == sorted(orders[1]) == everything
     assert orders[0] != orders[1] != everything
     assert orders[0] == list(map(tuple, loader_of(Dataset.load(data), batch_size=12).order(0).reshape(-1, 2)))
@@ -171,7 +163,7 @@ def test_ranks_share_the_batches_of_one(data, world_size):
     dataset = Dataset.load(data)
     whole = list(loader_of(dataset, batch_size=12, seed=1).epoch(0))
     parts = [
-        list(loader_of(dataset, batch_size=12, seed=1, rank=rank, world_size=world_size).epoch(0))
+        list(loader_of(dataset, batch_size=12, seed=1, rank_slice=RankSlice(rank, world_size)).epoch(0))
         for rank in range(world_size)
     ]
     for batch, *shares in zip(whole, *parts, strict=True):
@@ -193,7 +185,7 @@ def test_test_splits_come_whole_at_any_batch_size(data, batch_size, world_size):
     dataset = Dataset.load(data)
     labels = [label for _, label in read_jpegs(dataset, "val")]
     ranks = [
-        list(loader_of(dataset, "center", batch_size, "val", rank=rank, world_size=world_size).epoch(0))
+        list(loader_of(dataset, "center", batch_size, "val", rank_slice=RankSlice(rank, world_size)).epoch(0))
         for rank in range(world_size)
     ]
     got = []
@@ -211,19 +203,19 @@ def test_batches_kept_are_not_overwritten(data):
 
 
 def test_the_channel_mean_can_be_subtracted_instead(data):
-    loader = loader_of(Dataset.load(data), seed=5)
+    loader, stats = loader_of(Dataset.load(data), seed=5), Stats.load(data)
     batch = next(loader.epoch(0))
     crops = batch.images.numpy().astype(float).transpose(0, 3, 1, 2)
-    wanted = crops - loader.stats.channel_mean[:, None, None] + batch.color_shift.numpy()[:, :, None, None]
-    np.testing.assert_allclose(fed_of(loader, batch, "channel"), wanted, atol=1e-4)
+    wanted = crops - stats.channel_mean[:, None, None] + batch.color_shift.numpy()[:, :, None, None]
+    np.testing.assert_allclose(model_input(batch, stats, "channel"), wanted, atol=1e-4)
     with pytest.raises(InputError, match="--mean none is none of image, channel"):
-        fed_of(loader, batch, "none")
+        model_input(batch, stats, "none")
 
 
 def test_bad_input_is_named(data, tmp_path):
     dataset = Dataset.load(data)
     with pytest.raises(InputError, match=r"--batch-size 9 does not divide by 2"):
-        loader_of(dataset, batch_size=9, world_size=2)
+        loader_of(dataset, batch_size=9, rank_slice=RankSlice(0, 2))
     with pytest.raises(InputError, match="choose a smaller --batch-size"):
         loader_of(dataset, batch_size=1000)
     copy = tmp_path / "copy"
@@ -255,7 +247,7 @@ def test_a_stale_index_is_made_anew_with_a_notice(data, tmp_path, capsys, state)
         write_index(index, read_index(index)[1:])
     else:
         write_index(index, [*read_index(index)[1:], "jpg 99999999 5 x.jpg cls 512 1 x.cls"])
-    assert loader_of(Dataset.load(copy)).samples == 96
+    assert len(loader_of(Dataset.load(copy)).samples) == 96
     assert "train-000001.idx" in (told := capsys.readouterr().err) and "made anew" in told
     assert index.read_text() == whole
     loader_of(Dataset.load(copy))
@@ -282,7 +274,7 @@ def test_bad_images_are_named_and_every_good_one_comes_once(data, tmp_path, caps
     copy, names = overwritten(data, tmp_path, [2, 3, 5])
     whole, harmed = (
         [
-            loader_of(Dataset.load(root), batch_size=8, rank=rank, world_size=world_size, max_bad=0.05)
+            loader_of(Dataset.load(root), batch_size=8, rank_slice=RankSlice(rank, world_size), max_bad=0.05)
             for rank in range(world_size)
         ]
         for root in (data, copy)
@@ -309,7 +301,7 @@ def test_bad_images_are_named_and_every_good_one_comes_once(data, tmp_path, caps
 
 def test_a_bad_image_does_not_count_in_the_statistics(data, tmp_path):
     copy, _ = overwritten(data, tmp_path, [4])
-    stats = compute(Dataset.load(copy), threads=1)
+    stats = compute_stats(Dataset.load(copy), threads=1)
     loader = loader_of(Dataset.load(copy), "patch", batch_size=5)
     patches = torch.cat(
         [batch.images[: batch.valid][batch.labels[: batch.valid] != BAD_LABEL] for batch in loader.epoch(0)]
@@ -339,7 +331,9 @@ def test_a_failure_with_no_bad_image_is_told_as_it_is(data, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_gpu_images_are_the_cpus(dataset):
-    cpu, gpu = (next(loader_of(dataset, seed=5, device_id=device).epoch(0)).images for device in (None, 0))
+    cpu, gpu = (
+        next(loader_of(dataset, seed=5, rank_slice=RankSlice(device_id=device)).epoch(0)).images for device in (None, 0)
+    )
     assert gpu.is_cuda
     cpu, gpu = cpu.float(), gpu.float()
     # nvJPEG's inverse DCT rounds otherwise than libjpeg-turbo's
@@ -352,7 +346,7 @@ def test_gpu_images_wait_for_a_gpu_that_is_behind(dataset):
     def sums(cycles):
         found = []
         for epoch in range(4):
-            for batch in loader_of(dataset, device_id=0).epoch(epoch):
+            for batch in loader_of(dataset, rank_slice=RankSlice(device_id=0)).epoch(epoch):
                 torch.cuda._sleep(cycles)  # DALI has the next batches ready long before this one is read
                 found.append(batch.images.long().sum(dim=(1, 2, 3)))
         return torch.stack(found).cpu()
@@ -376,10 +370,10 @@ def test_images_that_exif_turns_are_fed_upright(tmp_path):
     dataset = describe_tars(tmp_path)
     assert dataset.split("train").samples == 8
     complete(dataset)
-    loader = loader_of(dataset, batch_size=8)
+    loader, stats = loader_of(dataset, batch_size=8), Stats.load(dataset.root)
     batch, (y, x, flip, light) = next(loader.epoch(0)), loader.draws(0, 0)
-    for i, (image, label) in enumerate(zip(fed_of(loader, batch), batch.labels, strict=True)):
-        wanted = fed(made[label], nchw(loader.stats), y[i], x[i], flip[i], light[i])
+    for i, (image, label) in enumerate(zip(model_input(batch, stats), batch.labels, strict=True)):
+        wanted = fed(made[label], nchw(stats), y[i], x[i], flip[i], light[i])
         assert np.abs(image - wanted)[:, 1:-1, 1:-1].max() < MOST
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.settings import Settings, read_tuned, settings, tuning_key, write_tuned
+from pipeline.settings import Settings, choose_settings, read_tuned, tuning_key, write_tuned
 from shards.errors import InputError
 
 
@@ -15,9 +15,9 @@ def cache(tmp_path, monkeypatch):
 
 def test_the_command_line_goes_before_what_was_tuned_and_that_before_the_defaults():
     chosen = {"threads": None, "prefetch": 7, "affinity": False}
-    made = settings(chosen, {"threads": 5, "prefetch": 3, "affinity": True}, threads=2)
+    made = choose_settings(chosen, {"threads": 5, "prefetch": 3, "affinity": True}, threads=2)
     assert made == Settings(threads=5, prefetch=7, affinity=False)
-    assert settings({}, {}, threads=2) == Settings(threads=2)
+    assert choose_settings({}, {}, threads=2) == Settings(threads=2)
 
 
 def test_a_tuning_is_kept_for_its_place_beside_others():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.loader import BAD_LABEL, Loader
-from pipeline.stats import Stats
+from pipeline.settings import Settings
 from shards import tars
 from shards.dataset import Dataset
 from shards.describe import describe_tars
@@ -19,10 +19,6 @@ from tests.support.image_kinds import UNREADABLE, encoded, noise
 SAMPLES, A_SHARD = 10_000, 2500
 # DALI may decode what is there of these and say nothing: conversion and `verify --decode` tell them
 SILENT = ("JPEG cut short", "JPEG cut behind a thumbnail", "PNG bomb")
-
-
-def flat_stats() -> Stats:
-    return Stats(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.ones(3), np.eye(3), np.int64(1))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +54,7 @@ def as_it_is(root) -> Dataset:
 @pytest.mark.long
 def test_every_good_sample_of_a_long_stream_comes_once_and_the_bad_are_named(damaged, capsys):
     root, bad = damaged
-    loader = Loader(as_it_is(root), "train", "train", batch_size=50, threads=2, stats=flat_stats(), max_bad=0.01)
+    loader = Loader(as_it_is(root), "train", "train", batch_size=50, settings=Settings(threads=2), max_bad=0.01)
     seen = Counter(label for batch in loader.epoch(0) for label in batch.labels.tolist())
     named = re.findall(r"train-\d\.tar: s(\d+)\.jpg cannot be decoded", capsys.readouterr().err)
     loud = set(map(int, named))
@@ -76,9 +72,9 @@ def test_what_dali_does_not_tell_is_told_before(damaged):
 
 
 def test_the_order_is_a_good_shuffle(data):
-    loader = Loader(Dataset.load(data), "train", "train", batch_size=96, threads=1, stats=flat_stats())
+    loader = Loader(Dataset.load(data), "train", "train", batch_size=96, settings=Settings(threads=1))
     epochs, bins = 600, 8
-    first = np.cumsum([0] + [len(entries) for entries in loader.entries])
+    first = np.cumsum([0] + [len(entries) for entries in loader.samples.entries])
     orders = np.array([[first[shard] + i for shard, i in loader.order(epoch)[0]] for epoch in range(epochs)])
     positions = orders.argsort(axis=1)  # of each sample, in each epoch
     # Each sample's position is uniform: chi-square of 8 bins over 600 epochs, its mean over the 96 samples. Shards stay

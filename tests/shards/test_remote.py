@@ -21,6 +21,8 @@ import pytest
 import torch
 
 from pipeline.loader import BAD_LABEL, Loader
+from pipeline.order import Augmentation, RankSlice
+from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards import cache as cache_module
 from shards import remote
@@ -76,8 +78,8 @@ def serve():
 
 def loader_of(where, view="train", batch_size=8, split="train", **more):
     dataset = Dataset.load(where)
-    stats = Stats.load(dataset.root)
-    return Loader(dataset, split, view, stats=stats, batch_size=batch_size, threads=1, seed=3, **more)
+    options = {"settings": Settings(threads=1), "augmentation": Augmentation(Stats.load(dataset.root), seed=3), **more}
+    return Loader(dataset, split, view, batch_size=batch_size, **options)
 
 
 def assert_same(wanted, got):
@@ -100,13 +102,13 @@ def test_batches_are_those_of_the_folder(data, tmp_path, serve, scheme):
     for view in ("center", "ten", "patch"):
         words = (view, 5, "val")
         assert_same(loader_of(data, *words).epoch(0), loader_of(Remote(url, tmp_path), *words).epoch(0))
-    assert near.jpeg(1, 2) == far.jpeg(1, 2)
+    assert near.samples.jpeg((1, 2)) == far.samples.jpeg((1, 2))
 
 
 def test_two_ranks_share_the_batches_of_one_and_fetch_nothing_twice(data, tmp_path, serve):
     server = serve(data)
     whole = list(loader_of(data, batch_size=12).epoch(0))
-    ranks = [loader_of(Remote(server.url, tmp_path), batch_size=12, rank=rank, world_size=2) for rank in (0, 1)]
+    ranks = [loader_of(Remote(server.url, tmp_path), batch_size=12, rank_slice=RankSlice(rank, 2)) for rank in (0, 1)]
     for batch, *shares in zip(whole, *(rank.epoch(0) for rank in ranks), strict=True):
         assert torch.equal(batch.images, torch.cat([share.images for share in shares]))
     tars = [name for name in server.asked if name.endswith(".tar")]
@@ -274,7 +276,7 @@ def test_without_its_library_the_message_says_what_to_install(monkeypatch):
 
 
 def test_a_data_set_that_changed_does_not_meet_the_old_shards(data, tmp_path, serve, images):
-    from pipeline.stats import complete
+    from pipeline.compute_stats import complete
     from shards.convert import ConvertOptions, write_dataset
 
     copy = tmp_path / "copy"
@@ -435,7 +437,7 @@ def test_s3_gives_the_batches_of_the_folder(data, bucket, tmp_path, monkeypatch,
     assert_same(near.epoch(1), far.epoch(1))
     assert_same(list(near.epoch(2))[5:], far.epoch(2, start=5))
     assert_same(loader_of(data, "ten", 5, "val").epoch(0), loader_of(where, "ten", 5, "val").epoch(0))
-    assert near.jpeg(1, 2) == far.jpeg(1, 2)
+    assert near.samples.jpeg((1, 2)) == far.samples.jpeg((1, 2))
     assert bool(cached(tmp_path)) != (through == "DALI")
 
 

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import webdataset as wds
 
+from pipeline.compute_stats import complete
 from pipeline.loader import Loader
-from pipeline.stats import Stats, complete
+from pipeline.settings import Settings
+from pipeline.stats import Stats
 from shards import convert, describe, tars
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
@@ -146,18 +148,18 @@ def test_training_on_adopted_tars_sees_every_sample_once(images, tmp_path):
     layouts.webdataset(tmp_path, images)
     dataset = describe_tars(tmp_path)
     complete(dataset, 2)
-    loader = Loader(dataset, "train", "train", stats=Stats.load(tmp_path), batch_size=8, threads=2)
+    loader = Loader(dataset, "train", "train", batch_size=8, settings=Settings(2))
     order = loader.order(0)
     assert len({tuple(row) for row in order.reshape(-1, 2)}) == order.size // 2 == TRAIN
     of_key = {sample.stem: sample.label for sample in images}
     seen = 0
     for batch, rows in zip(loader.epoch(0), order, strict=True):
-        keys = [components(loader.entries[shard][sample])[0][3].split(".")[0] for shard, sample in rows]
+        keys = [components(loader.samples.entries[shard][sample])[0][3].split(".")[0] for shard, sample in rows]
         assert batch.labels.tolist() == [of_key[key] for key in keys]
         seen += batch.valid
     assert seen == TRAIN
     # The encoded images as DALI hands them out, the whole split once
-    pipe = Loader(dataset, "val", "read", batch_size=VAL, threads=2).pipeline(0)
+    pipe = Loader(dataset, "val", "read", batch_size=VAL, settings=Settings(2)).pipeline(0)
     jpegs, _ = pipe.run()
     read = Counter(bytes(jpegs.at(number)) for number in range(VAL))
     assert read == Counter(sample.jpeg for sample in of_split(images, "val"))
@@ -902,7 +904,7 @@ def test_of_a_samples_images_the_first_is_taken_as_dali_does(tmp_path):
     gray, color = encoded(noise("L")), encoded(noise())
     files = {"a.jpg": gray, "a.jpeg": color, "a.cls": b"0", "b.png": gray, "b.jpg": color, "b.cls": b"0"}
     write(tmp_path / "train-0.tar", tar_of(files))
-    jpegs, _ = Loader(describe_tars(tmp_path), "train", "read", batch_size=2, threads=1).pipeline(0).run()
+    jpegs, _ = Loader(describe_tars(tmp_path), "train", "read", batch_size=2, settings=Settings(1)).pipeline(0).run()
     assert [bytes(jpegs.at(number)) for number in range(2)] == [gray, gray]
     assert {jpeg for _, _, jpeg, _ in contents(write_dataset(tmp_path, tmp_path / "set"))} == {gray}
 

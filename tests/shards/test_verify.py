@@ -7,8 +7,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from pipeline.compute_stats import complete
 from pipeline.loader import Loader
-from pipeline.stats import Stats, complete
+from pipeline.settings import Settings
 from shards import tars
 from shards.dataset import Dataset
 from shards.index import components, read_index, write_index
@@ -66,8 +67,8 @@ def test_a_changed_image_is_named_and_can_be_quarantined(copy):
     (copy / SHARD).with_suffix(".idx").unlink()
     complete(dataset)
     assert verify(copy).intact
-    loader = Loader(dataset, "train", "patch", batch_size=5, threads=1, stats=Stats.load(copy))
-    assert loader.samples == 95 and sum(batch.valid for batch in loader.epoch(0)) == 95
+    loader = Loader(dataset, "train", "patch", batch_size=5, settings=Settings(1))
+    assert len(loader.samples) == 95 and sum(batch.valid for batch in loader.epoch(0)) == 95
 
 
 def test_a_set_with_a_sample_less_is_another_set(copy):
@@ -207,7 +208,7 @@ def test_what_dali_does_not_decode_is_left_out_of_the_index(tmp_path, run_cli):
     run_cli("index", tmp_path)
     dataset = Dataset.load(tmp_path)
     assert [sample.key for sample in dataset.split("train").quarantined] == ["k0", "k1", "k2"]
-    loader = Loader(dataset, "train", "patch", batch_size=2, threads=1)
+    loader = Loader(dataset, "train", "patch", batch_size=2, settings=Settings(1))
     assert sum(batch.valid for batch in loader.epoch(0)) == 2
 
 

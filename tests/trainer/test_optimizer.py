@@ -8,9 +8,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pipeline.compute_stats import complete
 from pipeline.loader import Loader
+from pipeline.order import Augmentation
 from pipeline.preprocess import Preprocess
-from pipeline.stats import Stats, complete
+from pipeline.settings import Settings
+from pipeline.stats import Stats
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.synthetic import render_folders
@@ -141,7 +144,8 @@ def crops(tmp_path_factory):
     render_folders(folder / "images", classes=4, train=512, val=4, seed=0)
     complete(write_dataset(folder / "images", folder / "set", ConvertOptions(size=256)))
     stats = Stats.load(folder / "set")
-    loader = Loader(Dataset.load(folder / "set"), "train", "train", stats=stats, batch_size=64, threads=2)
+    options = {"batch_size": 64, "settings": Settings(threads=2), "augmentation": Augmentation(stats)}
+    loader = Loader(Dataset.load(folder / "set"), "train", "train", **options)
     preprocess = Preprocess(stats, "image", torch.device("cpu"))
     batches = [(preprocess(batch.images, batch.color_shift).clone(), batch.labels) for batch in loader.epoch(0)]
     return [torch.cat(parts) for parts in zip(*batches, strict=True)]

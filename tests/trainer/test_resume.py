@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.stats import complete
+from pipeline.compute_stats import complete
 from shards.atomic import locked
 from shards.convert import ConvertOptions, write_dataset
 from shards.errors import InputError

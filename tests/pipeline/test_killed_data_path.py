@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from pipeline.loader import Loader
+from pipeline.order import Augmentation, RankSlice
 from pipeline.preprocess import Preprocess
+from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.dataset import Dataset
 from trainer.launch import launch
 from trainer.rank import RankContext
 
+PROJECT = Path(__file__).parents[2]
 BATCH, EPOCHS = 12, 3
 
 
@@ -32,30 +35,26 @@ def stream(data: Path, rank: int, world_size: int, begin: int = 0):
     dataset = Dataset.load(data)
     loader = Loader(
         *(dataset, "train", "train"),
-        **{
-            "stats": Stats.load(data),
-            "batch_size": BATCH,
-            "threads": 1,
-            "rank": rank,
-            "world_size": world_size,
-            "seed": 4,
-        },
+        batch_size=BATCH,
+        settings=Settings(threads=1),
+        rank_slice=RankSlice(rank, world_size),
+        augmentation=Augmentation(Stats.load(data), seed=4),
     )
-    for number in range(begin, EPOCHS * loader.batches):
-        epoch, batch = divmod(number, loader.batches)
+    for number in range(begin, EPOCHS * loader.num_batches):
+        epoch, batch = divmod(number, loader.num_batches)
         if number == begin or batch == 0:
             batches = loader.epoch(epoch, start=batch)
         read = next(batches)
-        rows = loader.order(epoch)[batch][loader._rank_slice]
-        keys = [loader.entries[shard][sample].split()[3] for shard, sample in rows]
-        y, x, flip, light = loader.draws(epoch, batch)
-        assert torch.equal(read.color_shift, torch.from_numpy(light))
+        rows = loader.order(epoch)[batch][loader.rank_slice.of(BATCH)]
+        keys = [loader.samples.entries[shard][sample].split()[3] for shard, sample in rows]
+        y, x, flip, shift = loader.draws(epoch, batch)
+        assert torch.equal(read.color_shift, torch.from_numpy(shift))
         yield {
             "batch": number,
             "keys": keys,
             "labels": read.labels.tolist(),
             "crops": [y.tolist(), x.tolist(), flip.tolist()],
-            "light": light.tolist(),
+            "color_shift": shift.tolist(),
             "pixels": digest(read.images.numpy()),
         }
 
@@ -79,7 +78,9 @@ def test_a_stream_killed_at_random_steps_is_the_unbroken_one(data, tmp_path, wor
     while any(len(lines(out)) < total for out in outs):
         goal = min(total, goal + rng.randrange(3, 12))
         running = [
-            subprocess.Popen([sys.executable, __file__, str(data), str(out), str(rank), str(world_size)])
+            subprocess.Popen(
+                [sys.executable, "-m", __name__, str(data), str(out), str(rank), str(world_size)], cwd=PROJECT
+            )
             for rank, out in enumerate(outs)
         ]
         while len(lines(outs[0])) < goal and running[0].poll() is None:
@@ -107,17 +108,23 @@ def test_ranks_of_any_number_read_the_stream_of_one(data):
         for whole, parts in zip(alone, shares, strict=True):
             assert whole["keys"] == [key for part in parts for key in part["keys"]]
             assert whole["labels"] == [label for part in parts for label in part["labels"]]
-            assert whole["light"] == [light for part in parts for light in part["light"]]
+            assert whole["color_shift"] == [shift for part in parts for shift in part["color_shift"]]
 
 
 def see(context: RankContext, data: Path, out: Path) -> None:
     """What one tower decodes, and what it holds of the batch when the other's share has come."""
     stats = Stats.load(data)
-    loader = Loader(Dataset.load(data), "train", "train", stats=stats, batch_size=BATCH, **context.loader_options)
+    loader = Loader(
+        *(Dataset.load(data), "train", "train"),
+        batch_size=BATCH,
+        settings=Settings(threads=context.threads),
+        rank_slice=context.rank_slice,
+        augmentation=Augmentation(stats),
+    )
     preprocess, seen = Preprocess(stats, "image", context.device), []
     for number, batch in enumerate(loader.epoch(1)):
         images, labels = context.gather_batch(batch, preprocess)
-        rows = loader.order(1)[number][loader._rank_slice].tolist()
+        rows = loader.order(1)[number][loader.rank_slice.of(BATCH)].tolist()
         decoded = [digest(image.numpy()) for image in batch.images]
         seen.append({"rows": rows, "decoded": decoded, "batch": [digest(images.contiguous().numpy()), labels.tolist()]})
     (out / f"{context.rank}.json").write_text(json.dumps(seen))
@@ -126,8 +133,8 @@ def see(context: RankContext, data: Path, out: Path) -> None:
 def test_both_towers_hold_one_batch_and_no_image_is_decoded_twice(data, tmp_path):
     launch(see, 2, "cpu", data, tmp_path)
     left, right = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    loader = Loader(Dataset.load(data), "train", "train", stats=Stats.load(data), batch_size=BATCH, threads=1)
-    assert len(left) == len(right) == loader.batches
+    loader = Loader(Dataset.load(data), "train", "train", batch_size=BATCH, settings=Settings(threads=1))
+    assert len(left) == len(right) == loader.num_batches
     order = loader.order(1)
     for number, (one, other) in enumerate(zip(left, right, strict=True)):
         assert one["batch"] == other["batch"]

@@ -1,0 +1,86 @@
+"""Samples that cannot be decoded: finding them after DALI failed, counting them, and what is read instead.
+
+DALI does not say which image it failed over, so the images of its batch are decoded one by one. From then on a bad
+sample's place in the order stays, another image is read there and its label says that it does not count: so ranks need
+not agree on a new order, and every good sample still comes exactly once.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline import graph
+from pipeline.samples import SampleId, Samples, notice
+from shards.errors import InputError
+from shards.images import check_image
+
+
+class BadSamples:
+    """The bad samples of a split known so far; `reasons` says why each is bad.
+
+    Args: max_bad: the fraction of the split's samples that may be bad, one sample at least; probe: DALI's options of a
+    pipeline that decodes one image as the loader does.
+    """
+
+    def __init__(self, samples: Samples, max_bad: float, probe: dict[str, Any]):
+        self.samples, self.probe = samples, probe
+        self.max_count = max(1, int(max_bad * len(samples)))
+        self.reasons: dict[SampleId, str] = {}
+
+    def mask(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the samples (rows of (shard, number)) are bad, as booleans."""
+        return np.array([tuple(row) in self.reasons for row in rows.tolist()], dtype=bool)
+
+    def replace(self, rows: np.ndarray) -> np.ndarray:
+        """The same rows, with each bad one replaced by the nearest good one before it, or else after it."""
+        if not self.reasons:
+            return rows
+        good = ~self.mask(rows)
+        if not good.any():
+            raise InputError(f"{self.samples.dataset.where}: no sample in the rest of the epoch can be decoded")
+        nearest = np.maximum.accumulate(np.where(good, np.arange(len(rows)), -1))
+        return rows[np.where(nearest < 0, good.argmax(), nearest)]
+
+    def find(self, batches: np.ndarray, error: RuntimeError) -> None:
+        """Marks the samples that DALI failed over: those of the first of these batches that has any.
+
+        Raises: InputError when there are none, or when too many samples are bad.
+        """
+        for rows in batches:
+            samples = [row for row in dict.fromkeys(map(tuple, rows.tolist())) if row not in self.reasons]
+            bad = {row: reason for row in samples if (reason := decode_error(self.samples.jpeg(row), self.probe))}
+            if bad:
+                self.mark(bad)
+                return
+        tars = sorted({self.samples.shards[shard].name for shard in batches[0, :, 0]})
+        raise InputError(
+            f"DALI failed on a batch from {', '.join(tars)}, whose images can each be decoded: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+
+    def mark(self, bad: Mapping[SampleId, str]) -> None:
+        """Takes samples to be bad from now on, each for its reason. Raises InputError when there are too many."""
+        for sample, reason in bad.items():
+            if sample in self.reasons:
+                continue
+            self.reasons[sample] = reason
+            message = f"{self.samples.tars[sample[0]]}: {self.samples.name(sample)} cannot be decoded ({reason})"
+            notice(f"{message}: skipped, {len(self.reasons)} so far")
+            if len(self.reasons) > self.max_count:
+                folder = "DIR" if self.samples.dataset.remote else self.samples.dataset.root
+                remedy = f"`python cli.py verify {folder} --decode --quarantine` takes them out"
+                raise InputError(f"{message}, and --max-bad allows {self.max_count} such: {remedy}, or allow more")
+
+
+def decode_error(jpeg: bytes, probe: dict[str, Any]) -> str | None:
+    """Why an image cannot be decoded, None when it can."""
+    pipe = graph.probe_graph(**probe)
+    pipe.build()
+    try:
+        pipe.feed_input("encoded", [np.frombuffer(jpeg, np.uint8)])
+        pipe.run()
+    except RuntimeError as error:
+        # DALI's own message speaks of its internals; ours says what the image is
+        return check_image(jpeg)[0] or "DALI: " + " ".join(str(error).split())[-120:]
+    return None
