@@ -1,4 +1,4 @@
-"""Interleaves measurements of several contestants, so that a machine whose speed drifts is as fast for one as for the other."""
+"""Interleaves measurements of several contestants: a machine whose speed drifts is as fast for one as for another."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypedDict, TypeVar

@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from bench.studies.sharding.contestants import SIZE, decode, encode, square
 from bench.studies.step.contestants import PlainAlexNet, plain_sgd
 from shards.synthetic import render_folders
 
+PROJECT = Path(__file__).parents[2]
 STUDIES = ("sharding.__main__", "data_path", "step.__main__", "parallel", "checkpoint", "memory", "curve")
 
 
@@ -52,3 +56,9 @@ def test_the_bare_loop_makes_squares_of_256(tmp_path):
     render_folders(tmp_path, classes=2, train=2, val=0, seed=0)
     for path in (tmp_path / "train").rglob("*.jpg"):
         assert decode(encode(square(decode(path.read_bytes())))).shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("module", ["bench.studies.sharding.contestants", "bench.harness.jpeg_baseline"])
+def test_processes_whose_start_is_timed_do_not_import_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60).returncode == 0
