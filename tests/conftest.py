@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.http_server import http_servers
+
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
 
@@ -52,6 +54,21 @@ def real_images(tmp_path_factory):
         members = [member for member in tar if member.isfile()][::10]
         tar.extractall(root, members, filter="data")
     return root
+
+
+@pytest.fixture
+def quick_retries(monkeypatch):
+    """A fetch from a URL is tried again at once."""
+    from shards import remote
+
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.01, 0.01))
+
+
+@pytest.fixture
+def serve(quick_retries):
+    """`serve(folder)`: an HTTP server whose `url` is that folder."""
+    with http_servers() as start:
+        yield start
 
 
 @pytest.fixture

@@ -52,6 +52,8 @@ def cmyk() -> bytes:
     return encoded(smooth("CMYK"), quality=100)
 
 
+JPEG = encoded(noise())
+
 # By kind: the file's bytes, and why `prepare` re-encodes it (None: it is kept to the byte)
 READABLE = {
     "color": (encoded(noise()), None),

@@ -58,7 +58,7 @@ def write(path: Path, content: bytes | str) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def tar_of(files: dict[str, bytes], format=tarfile.USTAR_FORMAT) -> bytes:
+def make_tar(files: dict[str, bytes], format=tarfile.USTAR_FORMAT) -> bytes:
     """A tar of these files."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=format) as tar:
@@ -69,7 +69,8 @@ def tar_of(files: dict[str, bytes], format=tarfile.USTAR_FORMAT) -> bytes:
     return content.getvalue()
 
 
-def of_split(images: list[Sample], split: str) -> list[Sample]:
+def in_split(images: list[Sample], split: str) -> list[Sample]:
+    """The samples of one split."""
     return [sample for sample in images if sample.split == split]
 
 
@@ -94,21 +95,21 @@ def archives_with_mapping(root: Path, images: list[Sample]) -> None:
 def official_tars(root: Path, images: list[Sample]) -> None:
     """A tar of one tar for each class, unsorted, and a flat one."""
     by_class: dict[str, dict[str, bytes]] = {wnid: {} for wnid in reversed(CLASSES)}
-    for sample in of_split(images, "train"):
+    for sample in in_split(images, "train"):
         by_class[sample.wnid][f"{sample.stem}.JPEG"] = sample.jpeg
-    inner = {f"{wnid}.tar": tar_of(files, tarfile.GNU_FORMAT) for wnid, files in by_class.items()}
-    write(root / "ILSVRC2012_img_train.tar", tar_of(inner, tarfile.GNU_FORMAT))
-    flat = {f"{sample.stem}.JPEG": sample.jpeg for sample in of_split(images, "val")}
-    write(root / "ILSVRC2012_img_val.tar", tar_of(flat, tarfile.GNU_FORMAT))
+    inner = {f"{wnid}.tar": make_tar(files, tarfile.GNU_FORMAT) for wnid, files in by_class.items()}
+    write(root / "ILSVRC2012_img_train.tar", make_tar(inner, tarfile.GNU_FORMAT))
+    flat = {f"{sample.stem}.JPEG": sample.jpeg for sample in in_split(images, "val")}
+    write(root / "ILSVRC2012_img_val.tar", make_tar(flat, tarfile.GNU_FORMAT))
 
 
 def mapping(images: list[Sample]) -> str:
-    return "".join(f"{sample.stem}.JPEG {sample.label}\n" for sample in of_split(images, "val"))
+    return "".join(f"{sample.stem}.JPEG {sample.label}\n" for sample in in_split(images, "val"))
 
 
 def devkit(images: list[Sample], without: str = "", truth: str | None = None) -> bytes:
     """The devkit, without the file `without`; `truth` replaces its list of ids."""
-    ids = [SYNSETS[sample.wnid][1] for sample in of_split(images, "val")]
+    ids = [SYNSETS[sample.wnid][1] for sample in in_split(images, "val")]
     truth = truth if truth is not None else "".join(f"{identity}\n" for identity in ids)
     files = {
         "readme.txt": b"ImageNet Large Scale Visual Recognition Challenge 2012",
@@ -118,7 +119,7 @@ def devkit(images: list[Sample], without: str = "", truth: str | None = None) ->
     files = {
         f"ILSVRC2012_devkit_t12/{name}": data for name, data in files.items() if not without or without not in name
     }
-    return gzip.compress(tar_of(files), 1)
+    return gzip.compress(make_tar(files), 1)
 
 
 def meta() -> bytes:
@@ -150,7 +151,7 @@ def kaggle(root: Path, images: list[Sample]) -> None:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["ImageId", "PredictionString"])
-    for sample in reversed(of_split(images, "val")):
+    for sample in reversed(in_split(images, "val")):
         writer.writerow([sample.stem, f"{sample.wnid} 85 1 499 272 {sample.wnid} 10 20 30 40 "])
     write(root / "LOC_val_solution.csv", table.getvalue())
 
@@ -159,10 +160,10 @@ def parquet(root: Path, images: list[Sample]) -> None:
     """Hugging Face's: three files for training and two for validation, of small row groups; the test split's labels
     are -1."""
     for split, name, count in (("train", "train", 3), ("val", "validation", 2)):
-        group = of_split(images, split)
+        group = in_split(images, split)
         for number in range(count):
-            some = group[number * len(group) // count : (number + 1) * len(group) // count]
-            rows = [(sample.jpeg, f"{sample.stem}_{sample.wnid}.JPEG", sample.label) for sample in some]
+            part = group[number * len(group) // count : (number + 1) * len(group) // count]
+            rows = [(sample.jpeg, f"{sample.stem}_{sample.wnid}.JPEG", sample.label) for sample in part]
             write_parquet(root / "data" / f"{name}-{number:05d}-of-{count:05d}.parquet", rows)
     write_parquet(
         root / "data" / "test-00000-of-00001.parquet", [(images[0].jpeg, "ILSVRC2012_test_00000001.JPEG", -1)]
@@ -198,9 +199,9 @@ def webdataset(root: Path, images: list[Sample]) -> None:
     ):
         for number in range(count):
             files = {}
-            for sample in of_split(images, split)[number::count]:
+            for sample in in_split(images, split)[number::count]:
                 files.update(members(sample))
-            write(root / form.format(number), tar_of(files, tarfile.PAX_FORMAT))
+            write(root / form.format(number), make_tar(files, tarfile.PAX_FORMAT))
 
 
 def members(sample: Sample) -> dict[str, bytes]:

@@ -1,0 +1,73 @@
+"""Class folders: links, names of any alphabet, and a flat folder for validation."""
+
+import os
+
+import pytest
+
+from shards.convert import write_dataset
+from tests.support import source_layouts as layouts
+from tests.support.image_kinds import JPEG, encoded, noise
+from tests.support.source_checks import contents, expected, listed, refused, tree
+from tests.support.source_layouts import CLASSES, WORDS, in_split, write
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
+
+def test_links_are_followed_once_and_suffixes_do_not_matter(tmp_path):
+    train = tmp_path / "root" / "train"
+    for name in ("b/1.JPEG", "b/2.jpg", "b/3.Jpeg", "b/4.PNG", "b/deep/er/5.JPG", "b/.hidden.jpg", "c/6.jpg"):
+        write(train / name, JPEG)
+    write(tmp_path / "elsewhere" / "7.jpg", JPEG)
+    (train / "a").symlink_to(tmp_path / "elsewhere")  # a class folder on another disk
+    (train / "c" / "8.jpg").symlink_to(tmp_path / "elsewhere" / "7.jpg")
+    for place, target in (("b/loop", "."), ("b/deep/up", ".."), ("b/all", ".."), ("b/other", "../c")):
+        (train / place).symlink_to(target)
+    (train / "b" / "9.jpg").symlink_to("9.jpg")  # links to themselves alone
+    (train / "self").symlink_to("self")
+    write(train / "readme.txt", "of no class")
+    names = {"a": ["a/7.jpg"], "b": [f"b/{name}" for name in ("1.JPEG", "2.jpg", "3.Jpeg", "4.PNG", "9.jpg")]}
+    names["b"].append("b/deep/er/5.JPG")
+    names["c"] = ["c/6.jpg", "c/8.jpg"]
+    images = listed(tmp_path / "root")["train"]
+    assert images == [(f"train/{name}", wnid) for wnid, files in names.items() for name in files]
+    skipped = write_dataset(tmp_path / "root", tmp_path / "set").split("train").skipped
+    assert [image.file for image in skipped] == ["train/b/9.jpg"] and "symbolic links" in skipped[0].reason
+
+
+def test_two_classes_cannot_be_one_folder(tmp_path):
+    write(tmp_path / "train" / "cat" / "1.jpg", JPEG)
+    (tmp_path / "train" / "kitten").symlink_to("cat")
+    refused(tmp_path, "cat and kitten are one folder")
+
+
+def test_class_folders_may_have_their_validation_images_in_one_folder(tiny_samples, tmp_path):
+    layouts.folders(tmp_path, in_split(tiny_samples, "train"))
+    for sample in in_split(tiny_samples, "val"):
+        write(tmp_path / "val" / f"{sample.stem}.JPEG", sample.jpeg)
+    refused(tmp_path, r"has no labels for its validation images: put ILSVRC2012_devkit_t12\.tar\.gz, .* or val\.txt")
+    write(tmp_path / "val.txt", layouts.mapping(tiny_samples))
+    write(tmp_path / "synset_words.txt", "".join(f"{wnid} {words}\n" for wnid, words in WORDS.items()))
+    dataset = write_dataset(tmp_path, tmp_path / "set")
+    assert contents(dataset) == expected(tiny_samples) and dataset.words == WORDS
+
+
+def test_a_validation_class_that_train_lacks_is_reported(tiny_samples, tmp_path):
+    layouts.folders(tmp_path, tiny_samples)
+    (tmp_path / "val" / CLASSES[0]).rename(tmp_path / "val" / "n99999999")
+    refused(tmp_path, "val/n99999999 is a class that train lacks")
+
+
+def test_names_with_spaces_and_of_any_alphabet_get_keys_of_their_own(tmp_path):
+    for name in ("große Katze/bild 1.jpg", "große Katze/Bild 1.jpg", "猫/一.jpg", "猫/二.jpg"):
+        write(tmp_path / "root" / "train" / name, encoded(noise(size=(16, 16 + len(tree(tmp_path))))))
+    os.makedirs(os.fsencode(tmp_path / "root" / "train") + b"/\xff")
+    with open(os.fsencode(tmp_path / "root" / "train") + b"/\xff/\xfe.jpg", "wb") as file:
+        file.write(JPEG)
+    dataset = write_dataset(tmp_path / "root", tmp_path / "set")
+    stored = {jpeg: (key, wnid) for _, key, jpeg, wnid in contents(dataset)}
+    assert len({key for key, _ in stored.values()}) == len(stored) == 5
+    for path in (tmp_path / "root" / "train").rglob("*.jpg"):
+        key, wnid = stored[path.read_bytes()]
+        assert wnid == path.parent.name and key.isascii() and " " not in key
+    again = write_dataset(tmp_path / "set", tmp_path / "again")
+    assert contents(again) == contents(dataset)
