@@ -92,6 +92,11 @@ def test_every_file_and_module_that_is_named_exists(page):
         assert importlib.util.find_spec(module), f"`{module}` is not a module"
 
 
+def test_every_file_in_the_drawing_exists():
+    drawn = re.findall(r"[\w/]+\.py", (PROJECT / "docs" / "architecture.svg").read_text())
+    assert drawn and [name for name in drawn if not [*PROJECT.glob(name), *PROJECT.glob(f"*/{name}")]] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_make_target_exists(page):
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
