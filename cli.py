@@ -396,7 +396,11 @@ def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
     "--scaling", "with_scaling", is_flag=True, help="Also measure other numbers of threads and ranks, batches, sizes."
 )
 @click.option("--report", "report_path", type=FILE, help="Write a page of HTML to this file.")
-@click.option("--tune", is_flag=True, help="Find DALI's fastest settings instead, for training to pick up.")
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Find DALI's fastest settings instead, for training to pick up; measures and writes nothing else.",
+)
 @training_options("precision", "compile", "cuda_graphs", "gpus", "parallel", "device")
 @decoding
 def throughput_bench(compare: tuple[Path, Path] | None, **options: Any) -> None:
