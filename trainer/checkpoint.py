@@ -101,7 +101,7 @@ class CheckpointWriter:
         name = f"checkpoint-{step:08d}.safetensors"
         for tensor_name, tensor in self.copies.items():
             array = tensor.numpy()
-            if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # a NaN is both
+            if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # a NaN is the minimum and the maximum
                 raise InputError(
                     f"{tensor_name} is not finite after step {step}: not written; {last_good_hint(self.run)}"
                 )

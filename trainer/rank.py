@@ -49,7 +49,7 @@ class RankContext:
         return preprocess(images, color_shift), dense.gather_batch(to_device(batch.labels, self.device))
 
     def share_bad_samples(self, loader: Loader) -> None:
-        """Marks the bad samples that any rank has found as bad on every rank. Raises InputError, on all, when these are
+        """Marks a sample that is bad on one rank as bad on every rank. Raises InputError, on all, when these are
         too many."""
         if self.world_size > 1:
             bad_by_rank: list[Any] = [None] * self.world_size

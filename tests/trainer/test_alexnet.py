@@ -1,4 +1,4 @@
-"""The model against the paper's figure 2."""
+"""The model has the layers, sizes and initial weights of the paper, and its variants those of theirs."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_dropout_masks_in_training_and_scales_in_testing():
         model.train()(torch.zeros(1, 3, 224, 224))
 
 
-def test_canonical_state_of_another_net_is_refused():
+def test_unsharded_state_of_another_model_is_refused():
     small, wide = AlexNet(10, width=0.1), AlexNet(10, width=0.2)
     with pytest.raises(ValueError, match=r"conv1\.weight"):
         small.load_unsharded(wide.unsharded_state_dict())
@@ -135,7 +135,7 @@ def test_one_tower_has_half_the_kernels_but_the_last_convolutions():
         AlexNet(variant=VARIANTS["one-tower"], layout=Layout(towers, towers, Replicas()))
 
 
-def test_the_release_trains_biases_at_twice_the_rate_and_without_decay():
+def test_the_release_trains_biases_at_twice_the_lr_and_without_decay():
     model = AlexNet(20, variant=VARIANTS["release-2012"])
     model.init_weights(seed=0)
     for name, layer in model.named_children():

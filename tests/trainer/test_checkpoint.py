@@ -1,4 +1,4 @@
-"""Checkpoint files: whole, checksummed, few, and written beside the steps."""
+"""Checkpoint files are complete, checksummed, few, and written while training continues."""
 
 import json
 import random
@@ -31,7 +31,7 @@ def test_what_is_written_is_read_and_restored(trained, tmp_path):
     writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
     writer.save(7, *trained, STATE)
     before = {name: value.clone() for name, value in trained[0].unsharded_state_dict().items()}
-    trained[1].step()  # what is being written is of before
+    trained[1].step()  # what is being written is of before this step
     writer.wait()
     state = checkpoint.load(tmp_path / "checkpoint-00000007.safetensors")
     assert state["step"] == 7 and state["config"] == STATE["config"]
@@ -54,19 +54,19 @@ def test_the_newest_and_the_best_are_kept(trained, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_any_byte_that_is_not_the_one_written_is_found(trained, tmp_path):
+def test_any_changed_byte_is_detected(trained, tmp_path):
     writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
     writer.save(1, *trained, STATE)
     writer.wait()
     path = checkpoint.list_checkpoints(tmp_path)[0]
-    whole, rng = path.read_bytes(), random.Random(0)
-    end_of_header = 8 + int.from_bytes(whole[:8], "little")
-    places = [*range(60), *(rng.randrange(end_of_header) for _ in range(60)), end_of_header - 1, len(whole) - 1]
-    for place in places + [rng.randrange(len(whole)) for _ in range(20)]:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
+    content, rng = path.read_bytes(), random.Random(0)
+    end_of_header = 8 + int.from_bytes(content[:8], "little")
+    places = [*range(60), *(rng.randrange(end_of_header) for _ in range(60)), end_of_header - 1, len(content) - 1]
+    for place in places + [rng.randrange(len(content)) for _ in range(20)]:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
         with pytest.raises(InputError, match=r"checkpoint-00000001.safetensors is not a readable checkpoint"):
             checkpoint.load(path)
-    for other in (whole[:-5], whole + b" ", whole[:20], b""):
+    for other in (content[:-5], content + b" ", content[:20], b""):
         path.write_bytes(other)
         with pytest.raises(InputError, match="not a readable checkpoint"):
             checkpoint.load(path)
@@ -93,31 +93,31 @@ def test_safetensors_reads_it_too(trained, tmp_path):
         assert json.loads(file.metadata()["state"])["step"] == 1
 
 
-def test_broken_ones_are_set_aside_and_count_as_none(trained, tmp_path):
-    writer, told = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1), []
+def test_broken_checkpoints_are_set_aside_and_no_longer_count(trained, tmp_path):
+    writer, messages = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1), []
     writer.save(1, *trained, STATE)
     writer.wait()
     for step in (2, 3):
         (tmp_path / f"checkpoint-{step:08d}.safetensors").write_bytes(b"torn")
-    assert checkpoint.newest_valid(tmp_path, told.append).name == "checkpoint-00000001.safetensors"
-    assert ["checkpoint-00000003" in told[0], "checkpoint-00000002" in told[1]] == [True, True]
+    assert checkpoint.newest_valid(tmp_path, messages.append).name == "checkpoint-00000001.safetensors"
+    assert ["checkpoint-00000003" in messages[0], "checkpoint-00000002" in messages[1]] == [True, True]
     # With `keep=1` the broken ones, newer by their names, would otherwise be what is kept
     writer.save(2, *trained, STATE)
     writer.wait()
     assert [checkpoint.load(path)["step"] for path in checkpoint.list_checkpoints(tmp_path)] == [2]
     checkpoint.list_checkpoints(tmp_path)[0].write_bytes(b"torn")
     with pytest.raises(InputError, match="none of its 1 checkpoints can be read"):
-        checkpoint.newest_valid(tmp_path, told.append)
-    assert checkpoint.newest_valid(tmp_path / "nowhere", told.append) is None
+        checkpoint.newest_valid(tmp_path, messages.append)
+    assert checkpoint.newest_valid(tmp_path / "nowhere", messages.append) is None
 
 
-def test_what_a_killed_writer_left_goes(tmp_path):
+def test_what_a_killed_writer_left_is_removed(tmp_path):
     (tmp_path / ".checkpoint-00000001.safetensors.tmp-77").touch()
     checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_is_told_at_the_next_look(trained, tmp_path):
+def test_a_failed_write_is_reported_at_the_next_check(trained, tmp_path):
     writer = checkpoint.CheckpointWriter(tmp_path / "gone", writes=True, keep=1)
     writer.check()
     writer.save(1, *trained, STATE)
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_the_one_before_intact(trained, small_disk):
     assert not list(small_disk.glob(".*"))
 
 
-def test_before_any_update_velocities_are_nought(tmp_path):
+def test_before_any_update_velocities_are_zero(tmp_path):
     model = AlexNet(2, width=0.05)
     model.init_weights(seed=1)
     writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1)

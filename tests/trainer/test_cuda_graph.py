@@ -1,5 +1,7 @@
-"""`--cuda-graphs`: what is recorded, and where it holds. Without a GPU a tape of torch's operations stands for a graph:
-it replays them on the tensors with which they were recorded, whatever Python would do by now."""
+"""With `--cuda-graphs` a replayed update is the plain one, and where graphs do not work they are refused.
+
+Without a GPU a tape of torch's operations stands in for a graph: it replays them on the tensors with which they were
+recorded, whatever Python would do by now."""
 
 import pytest
 import torch
@@ -26,39 +28,41 @@ class Tape(TorchDispatchMode):
         self.calls = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        made = operation(*args, **(kwargs or {}))
-        self.calls.append((operation, args, kwargs or {}, made))
-        return made
+        outputs = operation(*args, **(kwargs or {}))
+        self.calls.append((operation, args, kwargs or {}, outputs))
+        return outputs
 
     def replay(self):
-        """The same again, each result to where it lay; autograd, whose work is on the tape, looks away."""
+        """The same again, each result written to where it was; without autograd, whose work is on the tape."""
         with torch._C._AutoDispatchBelowAutograd():
-            for operation, args, kwargs, made in self.calls:
+            for operation, args, kwargs, outputs in self.calls:
                 again = operation(*args, **kwargs)
-                for old, new in zip(tensors(made), tensors(again), strict=True):
+                for old, new in zip(tensors(outputs), tensors(again), strict=True):
                     if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 
 
-def tensors(made):
-    return [one for one in (made if isinstance(made, tuple | list) else [made]) if isinstance(one, torch.Tensor)]
+def tensors(outputs):
+    return [
+        one for one in (outputs if isinstance(outputs, tuple | list) else [outputs]) if isinstance(one, torch.Tensor)
+    ]
 
 
 @pytest.fixture
 def tapes(monkeypatch):
-    """The tapes that stood for graphs."""
-    made = []
+    """The tapes that stood in for graphs."""
+    recorded = []
 
     def capture(work, rng):
         for _ in range(cuda_graph.WARM_UP_CALLS):
             work()
         with Tape() as tape:
             result = work()
-        made.append(tape)
+        recorded.append(tape)
         return tape.replay, result
 
     monkeypatch.setattr(cuda_graph, "capture", capture)
-    return made
+    return recorded
 
 
 def updates(device, cuda_graphs, precision="fp32", recipe="paper", count=5):
@@ -107,11 +111,11 @@ def test_a_tensor_of_another_shape_is_refused(tapes):
         doubled(torch.ones(4))
 
 
-def test_where_graphs_do_not_hold_they_are_refused(data, tmp_path, run_cli):
+def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_cli):
     with pytest.raises(InputError, match="--gpus 1, or leave it out"):
         check_cuda_graphs(torch.device("cuda", 0), world_size=2)
-    for words in (["train", "--out", tmp_path / "run", "--steps", 1], ["throughput-bench", "--seconds", 0.1]):
-        refused = run_cli(*words, "--data", data, "--device", "cpu", "--cuda-graphs", check=False)
+    for command in (["train", "--out", tmp_path / "run", "--steps", 1], ["throughput-bench", "--seconds", 0.1]):
+        refused = run_cli(*command, "--data", data, "--device", "cpu", "--cuda-graphs", check=False)
         assert refused.returncode == 1
         assert refused.stderr.splitlines()[-1] == "Error: --cuda-graphs needs a CUDA device: leave it out on a CPU"
     refused = run_cli("throughput-bench", "--scaling", "--cuda-graphs", check=False)

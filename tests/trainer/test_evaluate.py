@@ -54,7 +54,7 @@ def test_a_tf32_checkpoint_is_evaluated_in_fp32_on_a_cpu_and_this_is_reported_in
 
 def test_a_one_tower_checkpoint_on_two_devices_is_refused_with_a_remedy_that_eval_has(data, tmp_path):
     path = write_checkpoint(data, tmp_path / "run", variant="one-tower")
-    with pytest.raises(InputError, match="^a model of one tower cannot be split into two: choose --gpus 1$"):
+    with pytest.raises(InputError, match=r"^a model of one tower cannot be split into two: choose --gpus 1$"):
         launch(evaluate_run, 2, "cpu", data, options(path))
 
 

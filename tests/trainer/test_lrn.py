@@ -84,22 +84,22 @@ def test_the_memory_format_stays(memory_format):
 
 def test_blocks_of_images_are_the_batch(monkeypatch):
     a = torch.randn(5, 8, 3, 3, requires_grad=True)
-    whole = local_response_norm(a, 2)
-    (of_whole,) = torch.autograd.grad(whole.square().sum(), a)
+    undivided = local_response_norm(a, 2)
+    (undivided_grad,) = torch.autograd.grad(undivided.square().sum(), a)
     monkeypatch.setattr(lrn, "BLOCK", 2 * 8 * 3 * 3)  # two, two and one
     in_blocks = local_response_norm(a, 2)
-    assert torch.equal(in_blocks, whole)
-    assert torch.equal(torch.autograd.grad(in_blocks.square().sum(), a)[0], of_whole)
+    assert torch.equal(in_blocks, undivided)
+    assert torch.equal(torch.autograd.grad(in_blocks.square().sum(), a)[0], undivided_grad)
 
 
-def test_no_image_is_none():
+def test_an_empty_batch_gives_an_empty_batch():
     assert local_response_norm(torch.empty(0, 8, 3, 3)).shape == (0, 8, 3, 3)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_compiled_is_the_same_and_wholly_traced(dtype, tolerance, memory_format):
+def test_compiled_is_the_same_and_fully_traced(dtype, tolerance, memory_format):
     torch.compiler.reset()
     a = (torch.randn(2, 8, 5, 5) * 50).to(dtype).to(memory_format=memory_format).requires_grad_()
     results = []

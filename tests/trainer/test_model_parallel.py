@@ -1,21 +1,13 @@
-"""Every mesh of processes against one process: the same loss, gradients and weights; and what they send one another."""
+"""Every mesh of processes against one process: the same loss, gradients and weights; and the bytes they exchange."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from pipeline.loader import BAD_LABEL
-from tests.conftest import PROJECT, free_port
-from trainer import checkpoint, metrics
+from tests.support.training_runs import trained_by_command
 from trainer.alexnet import AlexNet
 from trainer.launch import launch
 from trainer.model_parallel import replicate, unsharded_layout
@@ -34,7 +26,7 @@ CASES = {
     "dropout": (torch.float64, 1e-9, 0.5, 12),
     "float32": (torch.float32, 0.05, 0.5, 12),
 }
-ODD = {"odd classes": (torch.float64, 1e-9, 0.5, 7)}
+ODD_CLASSES = {"odd classes": (torch.float64, 1e-9, 0.5, 7)}
 
 
 def share(layout, rank, world_size):
@@ -51,43 +43,45 @@ def two_steps(layout, dtype, dropout, classes, rank=0, world_size=1, compile=Fal
     images = torch.randn(BATCH, 3, 224, 224, generator=data, dtype=dtype)
     labels = torch.randint(classes, (BATCH,), generator=data)
     labels[1] = BAD_LABEL  # so that the replicas do not count alike
-    mine = share(layout, rank, world_size)
-    labels = labels if layout.is_hybrid else labels[mine]
+    own = share(layout, rank, world_size)
+    labels = labels if layout.is_hybrid else labels[own]
     trained = replicate(model, layout)
     trained = compile_model(trained, CPU) if compile else trained
     update = TrainStep(trained, layout, PaperSGD(model.parameters(), lr=0.01), FULL, CPU, seed=3)
-    found = {}
+    results = {}
     for step in range(2):
-        loss = update(images[mine], labels, step)
-        found[f"loss {step}"] = layout.replicas.all_reduce(loss.clone())
-    found |= {
+        loss = update(images[own], labels, step)
+        results[f"loss {step}"] = layout.replicas.all_reduce(loss.clone())
+    results |= {
         f"gradient of {name}": model.shard_group(name).unshard(p.grad).clone() for name, p in model.named_parameters()
     }
-    found |= {name: value.clone() for name, value in model.unsharded_state_dict().items()}
-    return found, model.eval().probabilities(images[mine]).detach()
+    results |= {name: value.clone() for name, value in model.unsharded_state_dict().items()}
+    return results, model.eval().probabilities(images[own]).detach()
 
 
 def step_as_rank(context, folder, cases, compile=False):
     for name, (dtype, _, dropout, classes) in cases.items():
         result = two_steps(context.layout, dtype, dropout, classes, context.rank, context.world_size, compile)
-        mine = slice(0, BATCH) if context.layout.is_hybrid else share(context.layout, context.rank, context.world_size)
-        torch.save((*result, [mine.start, mine.stop]), folder / f"{name}-{context.rank}")
+        own = slice(0, BATCH) if context.layout.is_hybrid else share(context.layout, context.rank, context.world_size)
+        torch.save((*result, [own.start, own.stop]), folder / f"{name}-{context.rank}")
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return {name: two_steps(unsharded_layout(), dtype, *rest) for name, (dtype, _, *rest) in (CASES | ODD).items()}
+    return {
+        name: two_steps(unsharded_layout(), dtype, *rest) for name, (dtype, _, *rest) in (CASES | ODD_CLASSES).items()
+    }
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_mesh_is_one_process(mesh, alone, tmp_path):
-    # Seven classes and the idle one cannot be shared by other numbers than two and four
-    assert_one_process(mesh, CASES if mesh == "3 x 1" else CASES | ODD, alone, tmp_path)
+    # Seven classes and the unused one cannot be split over other numbers than two and four
+    assert_one_process(mesh, CASES if mesh == "3 x 1" else CASES | ODD_CLASSES, alone, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("mesh", ["1 x 2", "hybrid 2"])
-def test_compiled_layers_that_are_split_are_the_plain_ones(mesh, alone, tmp_path):
+def test_compiled_layers_that_are_sharded_are_the_plain_ones(mesh, alone, tmp_path):
     assert_one_process(mesh, {"dropout": CASES["dropout"]}, alone, tmp_path, compile=True)
 
 
@@ -95,15 +89,15 @@ def assert_one_process(mesh, cases, alone, tmp_path, compile=False):
     parallel, world_size = MESHES[mesh]
     launch(step_as_rank, world_size, "cpu", tmp_path, cases, compile, parallel=parallel)
     for name, (_, tolerance, *_) in cases.items():
-        wanted, probabilities = alone[name]
+        expected, probabilities = alone[name]
         for rank in range(world_size):
-            found, seen, (start, stop) = torch.load(tmp_path / f"{name}-{rank}")
-            assert found.keys() == wanted.keys()
+            results, seen, (start, stop) = torch.load(tmp_path / f"{name}-{rank}")
+            assert results.keys() == expected.keys()
             torch.testing.assert_close(seen, probabilities[start:stop], rtol=0, atol=tolerance)
-            for key, value in wanted.items():
+            for key, value in expected.items():
                 scale = value.abs().max()
                 assert scale > 0, key
-                assert (value - found[key]).abs().max() <= tolerance * scale, (name, rank, key)
+                assert (value - results[key]).abs().max() <= tolerance * scale, (name, rank, key)
 
 
 def count_as_rank(context, folder, width):
@@ -119,9 +113,9 @@ def count_as_rank(context, folder, width):
 
     if trained is not model:
         trained.register_comm_hook(layout.replicas.group or layout.dense.group, hook)
-    mine = share(layout, context.rank, context.world_size)
-    images, labels = torch.randn(BATCH, 3, 224, 224)[mine], torch.arange(BATCH)
-    labels = labels if layout.is_hybrid else labels[mine]
+    own = share(layout, context.rank, context.world_size)
+    images, labels = torch.randn(BATCH, 3, 224, 224)[own], torch.arange(BATCH)
+    labels = labels if layout.is_hybrid else labels[own]
     update = TrainStep(trained, layout, PaperSGD(model.parameters(), lr=0.01), FULL, CPU, seed=0)
     update(images, labels, 0)
     sent = layout.dense.bytes_sent + (layout.towers.bytes_sent if layout.towers is not layout.dense else 0)
@@ -151,57 +145,12 @@ def test_bytes_sent_are_those_of_the_docs(mesh, tmp_path):
             assert counts["summed"] == sum(p.nbytes for p in convolutions.values())
 
 
-def trained(run_cli, data, out, *more, steps=4):
-    run_cli(
-        *("train", "--data", data, "--out", out, "--device", "cpu", "--width", 0.05, "--batch-size", 12),
-        *("--steps", steps, "--log-every", 1, "--eval-every", 100, "--lr", 0.001, *more),
-    )
-    return metrics.read(out, "train"), checkpoint.load(checkpoint.list_checkpoints(out)[0])["parameters"]
-
-
-def test_a_run_goes_on_in_another_layout(data, tmp_path, run_cli):
-    losses, weights = trained(run_cli, data, tmp_path / "one")
+def test_a_run_continues_in_another_layout(data, tmp_path, run_cli):
+    losses, weights = trained_by_command(run_cli, data, tmp_path / "one")
     out = tmp_path / "many"
     for steps, mesh in ((1, ("data", 3)), (2, ("towers", 4)), (3, ("hybrid", 2)), (4, ("towers", 2))):
         layout = ("--parallel", mesh[0], "--gpus", mesh[1], "--resume", "auto")
-        changed, changed_weights = trained(run_cli, data, out, *layout, steps=steps)
+        changed, changed_weights = trained_by_command(run_cli, data, out, *layout, steps=steps)
     assert [line["loss"] for line in changed] == pytest.approx([line["loss"] for line in losses], rel=1e-4)
     for name, value in weights.items():
         torch.testing.assert_close(changed_weights[name], value, rtol=1e-3, atol=1e-5)
-
-
-def test_two_nodes_under_torchrun_are_one_process(data, tmp_path, run_cli):
-    losses, _ = trained(run_cli, data, tmp_path / "one", "--parallel", "data")
-    words = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "nodes"),
-        *(PROJECT / "cli.py", "train", "--data", data, "--out", tmp_path / "nodes", "--device", "cpu"),
-        *("--width", 0.05, "--batch-size", 12, "--steps", 4, "--log-every", 1, "--eval-every", 100, "--lr", 0.001),
-    ]
-    nodes = [
-        subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)
-    ]
-    told = [node.communicate(timeout=240)[0].decode() for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], told
-    lines = metrics.read(tmp_path / "nodes", "train")
-    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in losses], rel=1e-4)
-
-
-def test_a_rank_that_is_killed_takes_the_others_down_and_is_named(data, tmp_path):
-    words = [
-        *(sys.executable, PROJECT / "cli.py", "train", "--data", data, "--out", tmp_path / "run", "--device", "cpu"),
-        *("--gpus", 2, "--width", 0.05, "--batch-size", 12, "--epochs", 1000, "--log-every", 1),
-    ]
-    run = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not metrics.read(tmp_path / "run"):
-        assert run.poll() is None
-        time.sleep(0.1)
-    children = [int(pid) for pid in os.popen(f"pgrep -P {run.pid}").read().split()]
-    ranks = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
-    began = time.monotonic()
-    os.kill(ranks[-1], signal.SIGKILL)
-    _, errors = run.communicate(timeout=60)
-    assert time.monotonic() - began < 20
-    assert run.returncode == 1
-    assert re.search(r"Error: rank \d of 2 was ended by SIGKILL", errors), errors
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in ranks)

@@ -1,4 +1,4 @@
-"""A step in fewer bits, and a compiled one, against the plain step."""
+"""A step in fewer bits, and a compiled one, do nearly what the plain step does."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_half_precisions_take_nearly_the_same_steps(name, tolerance):
     assert half.scaler.is_enabled() == (name == "fp16")
 
 
-def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale():
+def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale():
     precision = Precision("fp16", CPU)
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = PaperSGD([weight], lr=0.1)
@@ -62,7 +62,7 @@ def overflow_in_one(context, out):
     torch.save([weight.detach(), precision.scaler.get_scale()], out / str(context.rank))
 
 
-def test_an_overflow_in_one_tower_leaves_the_step_out_in_both(tmp_path):
+def test_an_overflow_in_one_tower_skips_the_step_in_both(tmp_path):
     launch(overflow_in_one, 2, "cpu", tmp_path)
     for rank in range(2):
         weight, scale = torch.load(tmp_path / str(rank))
@@ -97,15 +97,15 @@ def test_a_compiled_step_is_the_plain_one():
         assert (compiled_moved[key] - value).norm() < 0.01 * value.norm(), key
 
 
-def test_a_net_is_traced_whole_but_for_the_drawing_of_its_dropout():
+def test_a_model_is_traced_without_breaks_except_for_dropouts_random_numbers():
     model = AlexNet(10, width=0.05, dropout=0)
     model.init_weights(seed=1)
-    images = torch.randn(2, 3, 224, 224).to(memory_format=torch.channels_last)  # as the feed makes them
+    images = torch.randn(2, 3, 224, 224).to(memory_format=torch.channels_last)  # as preprocessing returns them
     torch.compile(model, backend="aot_eager", fullgraph=True)(images).sum().backward()
     assert model.conv1.weight.grad.abs().max() > 0
 
 
-def test_what_cannot_be_done_is_said():
+def test_tf32_on_a_cpu_is_refused():
     with pytest.raises(InputError, match="--precision tf32 needs a CUDA device"):
         Precision("tf32", CPU)
 

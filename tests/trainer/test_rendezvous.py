@@ -1,4 +1,4 @@
-"""Ranks that are started again meet one another, not what their dead ones have left behind."""
+"""Ranks that are started again find one another, not what dead ranks have left behind."""
 
 import os
 import subprocess
@@ -37,11 +37,11 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("late", [0, 1])
-def test_ranks_that_torchrun_starts_again_meet_though_one_is_late(tmp_path, nodes, late):
+def test_ranks_that_torchrun_starts_again_meet_even_if_one_is_late(tmp_path, nodes, late):
     script = tmp_path / "late.py"
     script.write_text(LATE)
-    meeting = ["--nnodes", nodes, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
-    command = [sys.executable, "-m", "torch.distributed.run", *meeting, "--nproc-per-node", 2 // nodes]
+    rendezvous = ["--nnodes", nodes, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", 2 // nodes]
     command = [*map(str, command), "--max-restarts", "1", str(script), str(tmp_path), str(late)]
     agents = [
         subprocess.Popen(
@@ -54,31 +54,31 @@ def test_ranks_that_torchrun_starts_again_meet_though_one_is_late(tmp_path, node
         for _ in range(nodes)
     ]
     try:
-        told = "".join(agent.communicate(timeout=120)[0] for agent in agents)
+        output = "".join(agent.communicate(timeout=120)[0] for agent in agents)
     finally:
         for agent in agents:
             agent.terminate()
-    assert told.count("met again") == 2, told
-    assert [agent.returncode for agent in agents] == [0] * nodes, told
+    assert output.count("met again") == 2, output
+    assert [agent.returncode for agent in agents] == [0] * nodes, output
 
 
 def at_once(address, ranks, timeout=timedelta(seconds=30)):
-    """The stores of ranks that come one after another, or what each raised."""
-    given = {}
+    """The stores of ranks that arrive one after another, or what each raised."""
+    results = {}
 
-    def come(rank):
+    def join(rank):
         try:
-            given[rank] = rendezvous_store(address, rank, len(ranks), timeout)
+            results[rank] = rendezvous_store(address, rank, len(ranks), timeout)
         except Exception as error:
-            given[rank] = error
+            results[rank] = error
 
-    threads = [threading.Thread(target=come, args=[rank]) for rank in ranks]
+    threads = [threading.Thread(target=join, args=[rank]) for rank in ranks]
     for thread in threads:
         thread.start()
         time.sleep(0.05)
     for thread in threads:
         thread.join()
-    return given
+    return results
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
@@ -88,15 +88,15 @@ def test_what_an_earlier_start_left_is_neither_read_nor_in_the_way(tmp_path, ord
     first = at_once(address, (0, 1, 2))
     first[0].set("listens", "dead")
     assert first[1].get("listens") == first[2].get("listens") == b"dead"
-    # A rank that died as it came: it asked, and reads no answer
-    kept.set("start/asks/1", "a dead one's word")
+    # A rank that died on arrival: it asked, and never reads the answer
+    kept.set("start/asks/1", "a dead rank's token")
     second = at_once(address, order)
     assert not second[0].check(["listens"])
     second[2].set("listens", "alive")
     assert second[0].get("listens") == second[1].get("listens") == b"alive"
 
 
-def test_ranks_that_do_not_come_are_named(tmp_path):
-    FileStore(str(tmp_path / "store"), 3).set("start/asks/2", "a dead one's word")
+def test_ranks_that_do_not_arrive_are_named(tmp_path):
+    FileStore(str(tmp_path / "store"), 3).set("start/asks/2", "a dead rank's token")
     with pytest.raises(RuntimeError, match=r"ranks \[1, 2\] of 3 did not arrive at file://"):
         rendezvous_store((tmp_path / "store").as_uri(), 0, 3, timedelta(seconds=0.5))

@@ -1,0 +1,63 @@
+"""What a run measures of itself: img/s, the time that it waits for data, TensorBoard's files and traces."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from tests.support.training_runs import run
+from trainer import metrics
+
+
+def test_tensorboard_and_profile(small_data, tmp_path):
+    out = tmp_path / "run"
+    run(small_data, out, steps=3, tensorboard=True, profile=(1, 2))
+    assert "traceEvents" in json.loads((out / "trace-1-2.json").read_text())
+    assert list((out / "tensorboard").glob("events*"))
+    # The last step comes before the last one to trace: what there is of it is written
+    run(small_data, out, steps=5, profile=(5, 9))
+    assert "traceEvents" in json.loads((out / "trace-5-9.json").read_text())
+
+
+def test_the_step_timer_distinguishes_waiting_from_working(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+
+    def slow():
+        for _ in range(4):
+            now[0] += 3.0
+            yield "batch"
+
+    timer = metrics.StepTimer(torch.device("cpu"))
+    for _ in timer.time_waiting(slow()):
+        now[0] += 1.0
+        timer.images += 8
+    with timer.paused():
+        now[0] += 100.0
+    assert timer.lap() == {"img_per_s": 2.0, "data_wait": 0.75}
+    now[0] += 1.0
+    assert timer.lap() == {"img_per_s": 0.0, "data_wait": 0.0}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+def test_on_a_gpu_waiting_is_when_the_device_is_idle():
+    device, slept = torch.device("cuda", 0), 0.05
+    work = torch.randn(4096, 4096, device=device)
+
+    def batches():
+        for _ in range(5):
+            time.sleep(slept)
+            yield None
+
+    timer = metrics.StepTimer(device)
+    for _ in timer.time_waiting(batches()):
+        pass
+    torch.cuda.synchronize()
+    assert timer.lap()["data_wait"] > 0.9
+    for _ in timer.time_waiting(batches()):
+        for _ in range(200):  # far longer than the next batch takes
+            work = work @ work
+    torch.cuda.synchronize()
+    assert timer.lap()["data_wait"] < 0.5
