@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from pipeline import preview
 from pipeline.compute_stats import complete
 from pipeline.loader import Loader
 from pipeline.order import Augmentation
+from pipeline.preview import batch_grid, tiles
 from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.convert import ConvertOptions, write_dataset
@@ -79,7 +80,17 @@ def draw(data: Path, run_folder: Path, out: Path) -> list[str]:
     loader = Loader(dataset, "train", "train", batch_size=32, settings=settings, augmentation=augmentation)
     batch = next(loader.epoch(0))
     batch_file, kernel_file = out / "batch.png", out / "conv1.png"
-    preview.fed_batch(batch, dataset.classes).save(batch_file)
+    batch_grid(batch, dataset.classes).save(batch_file)
     state = checkpoint.load(checkpoint.list_checkpoints(run_folder)[0])
-    preview.kernels(state["parameters"]["conv1.weight"].numpy()).save(kernel_file)
+    kernels(state["parameters"]["conv1.weight"].numpy()).save(kernel_file)
     return [f"A training batch as the model sees it: {batch_file}", f"The conv1 kernels it learned: {kernel_file}"]
+
+
+def kernels(weights: np.ndarray) -> Image.Image:
+    """The first layer's kernels (K x 3 x 11 x 11), each stretched to the full range of gray, as in figure 3: tower 0's
+    half above tower 1's."""
+    low, high = weights.min(axis=(1, 2, 3), keepdims=True), weights.max(axis=(1, 2, 3), keepdims=True)
+    images = ((weights - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
+    per_tower = len(weights) // 2
+    columns = max(divisor for divisor in range(1, 17) if per_tower % divisor == 0)
+    return tiles(images.transpose(0, 2, 3, 1), columns=columns, scale=4)

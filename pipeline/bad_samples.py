@@ -75,7 +75,7 @@ class BadSamples:
 
 def decode_error(jpeg: bytes, probe: dict[str, Any]) -> str | None:
     """Why an image cannot be decoded, None when it can."""
-    pipe = graph.probe_graph(**probe)
+    pipe: Any = graph.probe_graph(**probe)  # DALI's own class brings no types
     pipe.build()
     try:
         pipe.feed_input("encoded", [np.frombuffer(jpeg, np.uint8)])

@@ -1,6 +1,7 @@
 """Computing the training set's statistics, and completing a data set that lacks them or its index files."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from shards.progress import Progress
 
 
 def compute_stats(dataset: Dataset, threads: int) -> Stats:
-    """One pass over the whole train split through DALI, on the CPU, in 64-bit accumulators; what cannot be decoded does
-    not count."""
+    """One pass over the complete train split through DALI, on the CPU, in 64-bit accumulators; images that cannot be
+    decoded do not count."""
     total = np.zeros((SIZE, SIZE, 3), np.int64)
     products = np.zeros((3, 3), np.float64)
     samples = 0
@@ -41,9 +42,9 @@ def compute_stats(dataset: Dataset, threads: int) -> Stats:
 
 
 def complete(dataset: Dataset, threads: int | None = None) -> None:
-    """Adds what a data set lacks, and rewrites nothing: an index for each tar, and `stats.npz`."""
+    """Adds what a data set in a folder lacks, and rewrites nothing: an index for each tar, and `stats.npz`."""
     for name, split in dataset.splits.items():
-        for tar in dataset.tars(name):
+        for tar in map(Path, dataset.tars(name)):
             if not tar.with_suffix(".idx").exists():
                 write_index(tar.with_suffix(".idx"), index_tar(tar, split.quarantined_in(tar.name)))
     if not (dataset.root / FILE).exists():

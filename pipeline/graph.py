@@ -1,4 +1,4 @@
-"""The DALI graph: a JPEG in, the crop that the model is fed out (paper, sections 2 and 4.1).
+"""The DALI graphs: a JPEG in, the crop that the model sees out (paper, sections 2 and 4.1).
 
 One description serves CPU and GPU: only `decoder` differs. On a GPU the Huffman decoding may stay on the host
 ("mixed"), all else runs on the device.
@@ -10,13 +10,19 @@ left. The whole-number rounding of "scale, then cut" is kept, so the result is t
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali import fn, math, types
+from nvidia.dali.pipeline import pipeline_def
 
 from pipeline.geometry import CENTER, CROP, FIVE_CROPS, SIZE
 from shards.records import Sizes
 from shards.tars import IMAGE_EXTENSIONS
+
+Node = Any  # a value of the graph: one array an image
+Reader = Callable[[], Any]  # one of the readers below with its arguments; gives two nodes
+Options = dict[str, Any]  # keyword arguments of a DALI operator
 
 # What a GPU's decoder reserves, bytes a pixel of the largest image, and twice on the host, a thread: the ratios of
 # NVIDIA's own figures for ImageNet (DALI's RN50 example: 211,025,920 and 140,544,512 for 5980 x 6430 pixels)
@@ -24,13 +30,13 @@ DEVICE_BYTES, HOST_BYTES = 211_025_920 / (5980 * 6430), 140_544_512 / (5980 * 64
 MOST_RESERVED = 5980 * 6430  # pixels: an image beyond these makes the decoder allocate when it comes
 
 
-def region(encoded, offset, flip):
+def region(encoded: Node, offset: Node, flip: Node) -> tuple[Node, Node, Node, Node]:
     """The rectangle of the original that a crop shows, in its pixels, and the one to decode for it.
 
     Everything is a vector (down, across): an expression over vectors is one operator, however long it is, and each
     operator is a barrier over the batch.
 
-    Args: offset: the crop's place in the 256 x 256 patch, (y, x) pixels; flip: (0, 1) to mirror it, else (0, 0).
+    Args: offset: the crop's position in the 256 x 256 patch, (y, x) pixels; flip: (0, 1) to mirror it, else (0, 0).
     Returns: (anchor, extent) of the rectangle to decode, and (start, end) of the crop in it; mirrored, start and end
     swap their x: DALI reads the rectangle backwards.
     """
@@ -47,11 +53,11 @@ def region(encoded, offset, flip):
     return anchor, extent, low - anchor + flip * CROP * pixel, low - anchor + (1.0 - flip) * CROP * pixel
 
 
-def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> dict:
+def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> Options:
     """DALI's options of a decoder that change its speed and memory and not its images.
 
-    On a GPU the memory is reserved at once for the set's largest image, lest a giant in mid-epoch stop all for a new
-    and larger allocation; the CPU's decoder takes no such hint.
+    On a GPU the memory is reserved at once for the data set's largest image; otherwise an oversized one in mid-epoch
+    would stop everything for a new and larger allocation. The CPU's decoder takes no such hint.
     """
     if not gpu:
         return {"device": "cpu"}
@@ -66,7 +72,7 @@ def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> dict:
     }
 
 
-def tar_reader(paths: list[str], index_paths: list[str]):
+def tar_reader(paths: list[str], index_paths: list[str]) -> Any:
     """Encoded images and ASCII class numbers from tars, in the order in which the index files list them."""
     return fn.readers.webdataset(
         paths=paths,
@@ -77,31 +83,28 @@ def tar_reader(paths: list[str], index_paths: list[str]):
     )
 
 
-def fetched_reader(source: Callable):
+def fetched_reader(source: Callable[[], Any]) -> Any:
     """The same from a function that is called once a batch: N byte arrays of images and N of numbers."""
-    return fn.external_source(source=source, num_outputs=2, batch=True, dtype=types.UINT8, ndim=1)
+    return fn.external_source(source=source, num_outputs=2, batch=True, dtype=types.DALIDataType.UINT8, ndim=1)
 
 
-def read(reader: Callable):
-    """Encoded images and class numbers; the numbers are ASCII, filled up with zero bytes to the batch's longest.
-
-    Args: reader: one of the above with its arguments; a graph calls it where it begins.
-    """
+def read(reader: Reader) -> tuple[Node, Node]:
+    """Encoded images and class numbers; the numbers are ASCII, padded with zero bytes to the batch's longest."""
     encoded, label = reader()
     return encoded, fn.pad(label)
 
 
-def seen_shape(encoded):
+def seen_shape(encoded: Node) -> Node:
     """An image's (height, width) as a viewer sees it, float32.
 
-    Every decoder here gets its rectangle from this, also where it could do without: a header that cannot be read has to
+    Every decoder here gets its rectangle from this, even one that could do without: a header that cannot be read has to
     end the batch here. When a decoder of DALI 2.4 is the first to fail over one, it goes on with the batch's other
     images in memory that it has given back, and the process crashes now and then.
     """
-    return fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.FLOAT)
+    return fn.cast(fn.peek_image_shape(encoded)[:2], dtype=types.DALIDataType.FLOAT)
 
 
-def decode(encoded, anchor, extent, decoder: dict):
+def decode(encoded: Node, anchor: Node, extent: Node, decoder: Options) -> Node:
     """The rectangle of an image at `anchor` (down, across), RGB, uint8, EXIF orientation applied.
 
     Args: decoder: see `decoder_options`.
@@ -113,59 +116,61 @@ def decode(encoded, anchor, extent, decoder: dict):
         axes=[0, 1],
         normalized_anchor=False,
         normalized_shape=False,
-        output_type=types.RGB,
-        jpeg_fancy_upsampling=True,  # the two backends upsample chroma differently unless told otherwise
+        output_type=types.DALIImageType.RGB,
+        jpeg_fancy_upsampling=True,  # by default the two backends upsample chroma differently
         **decoder,
     )
 
 
-def whole(encoded, decoder: dict):
-    """An image decoded wholly, H x W x 3 uint8."""
-    return decode(encoded, np.float32([0, 0]), seen_shape(encoded), decoder)
+def decode_all(encoded: Node, decoder: Options) -> Node:
+    """The complete image, H x W x 3 uint8."""
+    return decode(encoded, np.zeros(2, np.float32), seen_shape(encoded), decoder)
 
 
-def cut(encoded, offset, flip, decoder: dict, stored: int | None):
+def cut(encoded: Node, offset: Node, flip: Node, decoder: Options, stored: int | None) -> Node:
     """The 224 x 224 crop at `offset` of the 256 x 256 patch, mirrored or not, uint8. No more is decoded than the
     rectangle that it shows.
 
-    Args: offset, flip: see `region`; stored: the side of the squares that the set holds, pixels, or None when images
-    have their own size.
+    Args: offset, flip: see `region`; stored: the side of the squares that the data set holds, pixels, None when
+    images have their own size.
     """
     if stored == SIZE:
         # The patch itself is stored: the crop is a rectangle of it, and nothing is resampled
         shown = decode(encoded, offset, math.min(seen_shape(encoded), float(CROP)), decoder)
-        return fn.flip(shown, horizontal=fn.cast(flip[1], dtype=types.INT32))
+        return fn.flip(shown, horizontal=fn.cast(flip[1], dtype=types.DALIDataType.INT32))
     anchor, extent, start, end = region(encoded, offset, flip)
     return scale(decode(encoded, anchor, extent, decoder), start, end, CROP)
 
 
-def scale(image, start, end, side):
+def scale(image: Node, start: Node, end: Node, side: int) -> Node:
     """A rectangle scaled to side x side, uint8; by the triangle filter, wide enough to antialias."""
-    return fn.resize(image, roi_start=start, roi_end=end, size=(side, side), interp_type=types.INTERP_LINEAR)
+    return fn.resize(
+        image, roi_start=start, roi_end=end, size=(side, side), interp_type=types.DALIInterpType.INTERP_LINEAR
+    )
 
 
-def patch(encoded, decoder: dict):
+def patch(encoded: Node, decoder: Options) -> Node:
     """The central 256 x 256 patch of the scaled image, uint8."""
-    image, shape = whole(encoded, decoder), seen_shape(encoded)
+    image, shape = decode_all(encoded, decoder), seen_shape(encoded)
     scaled = math.floor(shape * SIZE / fn.reductions.min(shape) + 0.5)
     low = math.floor((scaled - SIZE) / 2) * shape / scaled
     return scale(image, low, low + SIZE * shape / scaled, SIZE)
 
 
 @pipeline_def
-def train_graph(reader: Callable, draws: Callable, decoder: dict, stored: int | None):
-    """Random crop and flip (section 4.1); mean and lighting are `pipeline.preprocess`'s.
+def train_graph(reader: Reader, draws: Callable[[], Any], decoder: Options, stored: int | None) -> tuple[Node, Node]:
+    """Random crop and flip (section 4.1); mean and color are `pipeline.preprocess`'s.
 
     Args: draws: called once a batch, gives each image's (offset, flip) for `region`, N x 2 float32. Outputs: crops
     N x 224 x 224 x 3 uint8, class numbers in ASCII.
     """
     encoded, label = read(reader)
-    offset, flip = fn.external_source(source=draws, num_outputs=2, batch=True, dtype=types.FLOAT)
+    offset, flip = fn.external_source(source=draws, num_outputs=2, batch=True, dtype=types.DALIDataType.FLOAT)
     return cut(encoded, offset, flip, decoder, stored), label
 
 
 @pipeline_def
-def eval_graph(reader: Callable, crops: int, decoder: dict, stored: int | None):
+def eval_graph(reader: Reader, crops: int, decoder: Options, stored: int | None) -> tuple[Node, Node]:
     """The center crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
     encoded, label = read(reader)
     if crops == 1:
@@ -175,22 +180,22 @@ def eval_graph(reader: Callable, crops: int, decoder: dict, stored: int | None):
     return fn.stack(*views, *(fn.flip(view) for view in views)), label
 
 
-def _vector(down: float, across: float):
-    return types.Constant(np.float32([down, across]), device="cpu")
+def _vector(down: float, across: float) -> Node:
+    return types.Constant(np.array([down, across], np.float32), device="cpu")  # type: ignore[no-untyped-call]
 
 
 @pipeline_def
-def probe_graph(decoder: dict):
-    """Decodes what is fed to it: to find the image that a batch failed over."""
-    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-    return whole(encoded, decoder)
+def probe_graph(decoder: Options) -> Node:
+    """Decodes the images given by `feed_input`: to find the one that a batch failed over."""
+    encoded = fn.external_source(name="encoded", dtype=types.DALIDataType.UINT8, ndim=1)
+    return decode_all(encoded, decoder)
 
 
 @pipeline_def
-def stage_graph(reader: Callable, stage: str, decoder: dict):
-    """The way up to a stage: "read" (the JPEGs' bytes), "decode" (H x W x 3 uint8) or "patch" (the central patch,
+def stage_graph(reader: Reader, stage: str, decoder: Options) -> tuple[Node, Node]:
+    """Everything up to a stage: "read" (the JPEGs' bytes), "decode" (H x W x 3 uint8) or "patch" (the central patch,
     N x 256 x 256 x 3 uint8: what the mean image and the components are taken over)."""
     encoded, label = read(reader)
     if stage == "read":
         return encoded, label
-    return whole(encoded, decoder) if stage == "decode" else patch(encoded, decoder), label
+    return decode_all(encoded, decoder) if stage == "decode" else patch(encoded, decoder), label

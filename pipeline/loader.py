@@ -14,8 +14,9 @@ import torch
 
 from pipeline import graph
 from pipeline.bad_samples import BadSamples
+from pipeline.graph import Reader
 from pipeline.order import Augmentation, Draws, EpochOrder, RankSlice, draw
-from pipeline.readers import Reader, fetched_reader, tar_reader
+from pipeline.readers import fetched_reader, tar_reader
 from pipeline.samples import Samples
 from pipeline.settings import Settings
 from shards.dataset import Dataset
@@ -71,7 +72,7 @@ class Loader:
         max_bad: float = 0.001,
     ):
         if view not in VIEWS:
-            raise ValueError(f"view {view!r} is none of {VIEWS}")
+            raise ValueError(f"view {view!r} is not one of {VIEWS}")
         world_size = rank_slice.world_size
         if batch_size % world_size:
             raise InputError(f"--batch-size {batch_size} does not divide by {world_size} devices: choose a multiple")
@@ -122,7 +123,7 @@ class Loader:
                     pipe = self.pipeline(epoch, batch)
             shift = self.draws(epoch, batch).color_shift if self.view == "train" else None
             yield Batch(
-                torch.from_dlpack(images.as_tensor()),
+                torch.utils.dlpack.from_dlpack(images.as_tensor()),
                 self._labels(labels, order[batch]),
                 None if shift is None else torch.from_numpy(shift),
                 valid=min(self.batch_size, len(self.samples) - batch * self.batch_size),

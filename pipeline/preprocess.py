@@ -1,7 +1,7 @@
-"""The last step before the model: 8-bit crops to what it is fed, on the device that trains.
+"""The last step before the model: 8-bit crops to its float32 input, on the device that trains.
 
 Crops stay 8-bit as long as they travel, over a bus or between the two towers: in float32 they would be four times the
-bytes. Mean, lighting and the cast follow here.
+bytes. The cast, the mean and the color shift follow here.
 """
 
 import functools
@@ -15,51 +15,51 @@ MEANS = ("image", "channel")
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device. From the CPU to a GPU it goes through pinned memory on a stream of its own, so that the
-    copy runs beside the step that the GPU is at, and only what uses the tensor waits for it."""
+    """The tensor on the device. From the CPU to a GPU it is copied through pinned memory on a stream of its own, so
+    that the copy runs beside the GPU's current step, and only what uses the tensor waits for it."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     stream = _copy_stream(device)
     with torch.cuda.stream(stream):
-        arrived = tensor.pin_memory().to(device, non_blocking=True)
+        copied = tensor.pin_memory().to(device, non_blocking=True)
     current = torch.cuda.current_stream(device)
     current.wait_stream(stream)
-    arrived.record_stream(current)
-    return arrived
+    copied.record_stream(current)
+    return copied
 
 
 @functools.cache
 def _copy_stream(device: torch.device) -> "torch.cuda.Stream":
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Preprocess:
     """Calls turn N x ... x 224 x 224 x 3 uint8 crops into N x ... x 3 x 224 x 224 float32, in channels-last memory (a
-    view, no copy), mean-subtracted on the 0..255 scale and lit.
+    view, no copy), on the 0..255 scale, the mean subtracted and the color shift added.
 
-    What a call returns is good until the next one, which writes over it: fresh memory a batch would cost a CPU more
+    A call overwrites what the one before returned: new memory a batch would cost a CPU more
     time than all of the arithmetic (0.18 ms an image instead of 0.07, on two cores).
 
-    Args: mean: "image", the mean image's central crop whatever the crop's own offset, as the 2012 code has it, or
+    Args: mean: "image", the mean image's central crop whatever the crop's own offset, as in the 2012 code, or
     "channel", one number a channel; device: where crops arrive and the model is.
     """
 
     def __init__(self, stats: Stats, mean: str, device: torch.device):
         if mean not in MEANS:
-            raise InputError(f"--mean {mean} is none of {', '.join(MEANS)}")
+            raise InputError(f"--mean {mean} is not one of {', '.join(MEANS)}")
         crop = stats.mean_crop()
         values = crop if mean == "image" else stats.channel_mean + 0 * crop
         # Rows of 224 x 3 numbers: runs long enough for vector instructions, which those of 3 colors are not
         self.mean = torch.tensor(values, dtype=torch.float32, device=device).flatten(1)
-        self.fed = torch.empty(0, device=device)
+        self.buffer = torch.empty(0, device=device)
 
     def __call__(self, crops: torch.Tensor, color_shift: torch.Tensor | None) -> torch.Tensor:
         """`color_shift` is N x 3 on the 0..255 scale, or None for none."""
-        if self.fed.shape != crops.shape:
-            self.fed = torch.empty(crops.shape, dtype=torch.float32, device=crops.device)
-        rows = self.fed.flatten(-2)
+        if self.buffer.shape != crops.shape:
+            self.buffer = torch.empty(crops.shape, dtype=torch.float32, device=crops.device)
+        rows = self.buffer.flatten(-2)
         # A cast, then in place: on a CPU less than a third of the time of torch's subtraction of mixed types
         rows.copy_(crops.flatten(-2)).sub_(self.mean)
         if color_shift is not None:
             rows += color_shift.repeat(1, crops.shape[-2])[:, None, :]
-        return self.fed.movedim(-1, -3)
+        return self.buffer.movedim(-1, -3)

@@ -1,4 +1,4 @@
-"""Images of what the model is fed, and of what it learned: arrays in, one labelled grid out."""
+"""Images of what the model sees: arrays in, one labeled grid out."""
 
 import io
 from collections.abc import Sequence
@@ -32,15 +32,19 @@ def tiles(images: np.ndarray, columns: int, captions: Sequence[str] | None = Non
     return sheet
 
 
-def fed_batch(batch: Batch, classes: Sequence[str]) -> Image.Image:
-    """A training batch as the model is fed it, lit, the mean not subtracted so that an eye can read it."""
-    images = (batch.images.cpu().float() + batch.color_shift[:, None, None, :]).clamp(0, 255).round().byte().numpy()
-    return tiles(images, columns=8, captions=[classes[label] for label in batch.labels])
+def batch_grid(batch: Batch, classes: Sequence[str]) -> Image.Image:
+    """A training batch as the model sees it, its colors shifted, but the mean not subtracted, for human eyes."""
+    images = batch.images.cpu().float()
+    if batch.color_shift is not None:
+        images += batch.color_shift[:, None, None, :]
+    return tiles(
+        images.clamp(0, 255).round().byte().numpy(), columns=8, captions=[classes[int(label)] for label in batch.labels]
+    )
 
 
 def sheet(dataset: Dataset, stats: Stats, images: int, seed: int) -> Image.Image:
-    """The first images of an epoch, a row each: decoded, cropped, flipped where the draw says so, and lit; then the
-    ten test crops of the first one of the split."""
+    """The first images of an epoch, a row each: decoded, cropped, flipped if drawn so, and with their color shift; then
+    the ten test crops of the first image of the split."""
     settings = Settings(threads=1)
     train = Loader(
         dataset, "train", "train", batch_size=images, settings=settings, augmentation=Augmentation(stats, seed)
@@ -50,32 +54,27 @@ def sheet(dataset: Dataset, stats: Stats, images: int, seed: int) -> Image.Image
     rows, captions = [], []
     for i, (shard, sample) in enumerate(train.order(0)[0].tolist()):
         flipped = batch.images[i].numpy()
-        lit = (flipped + shifts[i]).clip(0, 255).round().astype(np.uint8)
-        rows += [_whole(train.samples.jpeg((shard, sample))), flipped[:, :: -1 if flips[i] else 1], flipped, lit]
+        shifted = (flipped + shifts[i]).clip(0, 255).round().astype(np.uint8)
+        rows += [_complete(train.samples.jpeg((shard, sample))), flipped[:, :: -1 if flips[i] else 1], flipped, shifted]
         name = dataset.classes[int(batch.labels[i])]
-        shift = ", ".join(f"{part:+.0f}" for part in shifts[i])
-        captions += [dataset.words.get(name, name), "cropped", "flipped" if flips[i] else "not flipped", f"lit {shift}"]
+        shift_text = ", ".join(f"{part:+.0f}" for part in shifts[i])
+        captions += [
+            dataset.words.get(name, name),
+            "cropped",
+            "flipped" if flips[i] else "not flipped",
+            f"color {shift_text}",
+        ]
     ten = next(Loader(dataset, "train", "ten", batch_size=1, settings=settings).epoch(0)).images[0].numpy()
     names = ["top left", "top right", "bottom left", "bottom right", "center"]
     names += [f"{name}, flipped" for name in names]
-    fed, crops = tiles(np.stack(rows), columns=4, captions=captions), tiles(ten, columns=5, captions=names)
-    both = Image.new("RGB", (max(fed.width, crops.width), fed.height + crops.height + 10 * GAP), "white")
-    both.paste(fed, (0, 0))
-    both.paste(crops, (0, fed.height + 10 * GAP))
+    rows_grid, crops = tiles(np.stack(rows), columns=4, captions=captions), tiles(ten, columns=5, captions=names)
+    both = Image.new("RGB", (max(rows_grid.width, crops.width), rows_grid.height + crops.height + 10 * GAP), "white")
+    both.paste(rows_grid, (0, 0))
+    both.paste(crops, (0, rows_grid.height + 10 * GAP))
     return both
 
 
-def _whole(jpeg: bytes) -> np.ndarray:
+def _complete(jpeg: bytes) -> np.ndarray:
     """An image scaled to fit a tile."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))).convert("RGB")
     return np.asarray(ImageOps.pad(image, (CROP, CROP), color="white"))
-
-
-def kernels(weights: np.ndarray) -> Image.Image:
-    """The first layer's kernels (K x 3 x 11 x 11), each stretched to the whole scale of gray, as in figure 3: tower 0's
-    half above tower 1's."""
-    low, high = weights.min(axis=(1, 2, 3), keepdims=True), weights.max(axis=(1, 2, 3), keepdims=True)
-    images = ((weights - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
-    a_tower = len(weights) // 2
-    columns = max(divisor for divisor in range(1, 17) if a_tower % divisor == 0)
-    return tiles(images.transpose(0, 2, 3, 1), columns=columns, scale=4)

@@ -8,20 +8,18 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline import graph
+from pipeline.graph import Reader
 from pipeline.samples import Samples
 from shards.cache import Prefetcher
 from shards.errors import InputError
 from shards.index import write_index
 from shards.tars import IMAGE_EXTENSIONS
-
-Reader = Callable[[], Any]  # called where a graph is defined; see `pipeline.graph.read`
 
 
 def runs(rows: np.ndarray) -> list[np.ndarray]:
@@ -53,7 +51,7 @@ def tar_reader(samples: Samples, rows: np.ndarray) -> Iterator[Reader]:
 
 
 def fetched_reader(samples: Samples, epochs: Iterable[np.ndarray], batch_size: int) -> Reader:
-    """The same from shards that are fetched ahead; `epochs` gives the samples of one epoch after another."""
+    """The same from shards that are fetched ahead; `epochs` gives the rows of one epoch after another."""
     batches = _fetched_batches(samples, epochs, batch_size)
     return functools.partial(graph.fetched_reader, lambda: next(batches))
 

@@ -1,15 +1,16 @@
-"""How DALI is to run: threads, queue, decoder. None of it changes an image; all of it changes the speed.
+"""How DALI runs: threads, queue, decoder. None of it changes an image; all of it changes the speed.
 
 `throughput-bench --tune` tries settings on the machine at hand and keeps the fastest in a file of the user's cache
 folder, an entry for each kind of machine and of shards; `train`, `eval` and `throughput-bench` take them from there.
-What the command line says goes before what was tuned, and that before DALI's own defaults.
+The command line overrides what was tuned, and that overrides DALI's own defaults.
 """
 
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,8 +20,8 @@ from shards.errors import InputError
 
 class Settings(NamedTuple):
     """threads: CPU threads of one rank's pipeline; prefetch: batches that DALI works ahead; affinity: threads are bound
-    to cores; decode_on: "device", where the model is, or "cpu", wherever that is; hw_decoder_load: the share of JPEGs
-    that a GPU's hardware decoder takes, where there is one."""
+    to cores; decode_on: "device", the model's own, or "cpu"; hw_decoder_load: the fraction of JPEGs that a GPU's
+    hardware decoder takes, where there is one."""
 
     threads: int
     prefetch: int = 2
@@ -29,14 +30,15 @@ class Settings(NamedTuple):
     hw_decoder_load: float = 0.65
 
 
-def choose_settings(chosen: dict, tuned: dict, threads: int) -> Settings:
-    """`chosen` on the command line (None: not), else `tuned`, else the defaults with so many threads."""
-    said = {name: value for name, value in chosen.items() if value is not None}
-    return Settings(**{"threads": threads, **tuned, **said})
+def choose_settings(chosen: Mapping[str, Any], tuned: Mapping[str, Any], threads: int) -> Settings:
+    """Each setting as `chosen` on the command line (None: not chosen), else as `tuned`, else its default; `threads` is
+    the default number of threads."""
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Settings(**{"threads": threads, **tuned, **given})
 
 
 def tuning_key(device_id: int | None, cores: int, stored: int | None) -> str:
-    """The name under which a tuning is kept: the device and the cores of a rank, and the images' size."""
+    """The key under which tuned settings are kept: a rank's device and cores, and the images' size."""
     if device_id is None:
         lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -50,24 +52,24 @@ def tuned_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-dali" / "tuned.json"
 
 
-def read_tuned(place: str) -> dict:
-    """What was tuned for a place, by `Settings`' names, if anything. Raises InputError for a broken file."""
+def read_tuned(key: str) -> dict[str, Any]:
+    """The tuned settings under a `tuning_key`, by name; {} without any. Raises InputError for a broken file."""
     path = tuned_file()
     try:
-        kept = json.loads(path.read_text()).get(place, {})
+        kept: dict[str, Any] = json.loads(path.read_text()).get(key, {})
         Settings(**{"threads": 1, **kept})
         return kept
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no file that --tune wrote ({error}): remove it, and tune again") from None
+        raise InputError(f"{path} is not a file that --tune wrote ({error}): remove it, and tune again") from None
 
 
-def write_tuned(place: str, found: Settings) -> Path:
-    """Keeps a tuning, beside those of other places."""
+def write_tuned(key: str, tuned: Settings) -> Path:
+    """Keeps tuned settings under a `tuning_key`, beside those of other keys. Returns the file."""
     path = tuned_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(path.read_text()) if path.exists() else {}
     with atomic_write(path) as file:
-        file.write(json.dumps({**kept, place: found._asdict()}, indent=1).encode() + b"\n")
+        file.write(json.dumps({**kept, key: tuned._asdict()}, indent=1).encode() + b"\n")
     return path

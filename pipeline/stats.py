@@ -1,7 +1,9 @@
 """The training set's mean image and RGB principal components (paper, sections 2 and 4.1), as `stats.npz`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,8 @@ class Stats:
     def mean_crop(self) -> np.ndarray:
         """The central 224 crop of the mean image, 224 x 224 x 3 float32: subtracted whatever the crop's own offset
         is, as the 2012 code does, so it is one constant."""
-        return self.mean_image[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
+        crop: np.ndarray = self.mean_image[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
+        return crop
 
     def color_axes(self) -> np.ndarray:
         """3 x 3: column i is p_i * s_i, so that color_shift = axes @ alpha.
@@ -36,9 +39,10 @@ class Stats:
         The paper's formula (section 4.1) multiplies by the eigenvalue; on a 0..255 scale (lambda in the thousands) this
         would drown the image. The 2012 code multiplies by its square root, the standard deviation, and so do we.
         """
-        return (self.eigenvectors * np.sqrt(np.maximum(self.eigenvalues, 0))).astype(np.float32)
+        axes: np.ndarray = (self.eigenvectors * np.sqrt(np.maximum(self.eigenvalues, 0))).astype(np.float32)
+        return axes
 
-    def described(self) -> dict:
+    def described(self) -> dict[str, Any]:
         """What `stats --json` prints."""
         return {
             "samples": int(self.samples),
@@ -48,10 +52,10 @@ class Stats:
         }
 
     def table(self) -> str:
-        """The same for a person."""
+        """The same as a table for people."""
         about = self.described()
 
-        def row(values) -> str:
+        def row(values: Iterable[float]) -> str:
             return " ".join(f"{value:9.4f}" for value in values)
 
         lines = [f"{about['samples']:,} images, on the 0..255 scale", f"{'':22}{'R':>9} {'G':>9} {'B':>9}"]

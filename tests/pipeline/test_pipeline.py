@@ -208,7 +208,7 @@ def test_the_channel_mean_can_be_subtracted_instead(data):
     crops = batch.images.numpy().astype(float).transpose(0, 3, 1, 2)
     wanted = crops - stats.channel_mean[:, None, None] + batch.color_shift.numpy()[:, :, None, None]
     np.testing.assert_allclose(model_input(batch, stats, "channel"), wanted, atol=1e-4)
-    with pytest.raises(InputError, match="--mean none is none of image, channel"):
+    with pytest.raises(InputError, match="--mean none is not one of image, channel"):
         model_input(batch, stats, "none")
 
 
