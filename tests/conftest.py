@@ -1,4 +1,4 @@
-"""Data sets that many tests read, made once a session and never written to."""
+"""Data sets that many tests read, created once a session and never written to."""
 
 import socket
 import subprocess

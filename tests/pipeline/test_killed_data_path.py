@@ -1,4 +1,4 @@
-"""The data stream alone: killed at random steps it goes on as if nothing had happened; two towers see one batch."""
+"""The data path, killed at random steps, continues as if nothing had happened; two towers see one batch."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def digest(*arrays) -> str:
 
 
 def stream(data: Path, rank: int, world_size: int, begin: int = 0):
-    """What one rank reads from batch `begin` of the run on, a line a batch: keys, crops, flips, lighting, pixels."""
+    """What one rank reads from batch `begin` of the run on, a line a batch: keys, crops, flips, colors, pixels."""
     dataset = Dataset.load(data)
     loader = Loader(
         *(dataset, "train", "train"),
@@ -60,12 +60,12 @@ def stream(data: Path, rank: int, world_size: int, begin: int = 0):
 
 
 def write_stream(data: str, out: str, rank: str, world_size: str) -> None:
-    """A process that can be killed: appends to `out`, and when started again goes on behind its last whole line."""
+    """A process that can be killed: appends to `out`, and started again continues after its last complete line."""
     path = Path(out)
-    whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
-    path.write_text("".join(whole))
+    complete = [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
+    path.write_text("".join(complete))
     with open(path, "a") as file:
-        for line in stream(Path(data), int(rank), int(world_size), begin=len(whole)):
+        for line in stream(Path(data), int(rank), int(world_size), begin=len(complete)):
             print(json.dumps(line), file=file, flush=True)
             time.sleep(0.02)  # so that a kill finds a step to fall into
 
@@ -101,14 +101,14 @@ def lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
 
 
-def test_ranks_of_any_number_read_the_stream_of_one(data):
+def test_any_number_of_ranks_reads_the_stream_of_one(data):
     alone = list(stream(data, 0, 1))
     for world_size in (2, 3, 4):
         shares = zip(*(stream(data, rank, world_size) for rank in range(world_size)), strict=True)
-        for whole, parts in zip(alone, shares, strict=True):
-            assert whole["keys"] == [key for part in parts for key in part["keys"]]
-            assert whole["labels"] == [label for part in parts for label in part["labels"]]
-            assert whole["color_shift"] == [shift for part in parts for shift in part["color_shift"]]
+        for batch, parts in zip(alone, shares, strict=True):
+            assert batch["keys"] == [key for part in parts for key in part["keys"]]
+            assert batch["labels"] == [label for part in parts for label in part["labels"]]
+            assert batch["color_shift"] == [shift for part in parts for shift in part["color_shift"]]
 
 
 def see(context: RankContext, data: Path, out: Path) -> None:

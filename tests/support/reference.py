@@ -1,4 +1,4 @@
-"""The paper's preprocessing in plain NumPy and Pillow, step by step as sections 2 and 4.1 say it."""
+"""The paper's preprocessing in plain NumPy and Pillow, step by step as sections 2 and 4.1 describe it."""
 
 import io
 
@@ -16,8 +16,8 @@ def patch(jpeg: bytes) -> np.ndarray:
     return scaled[top : top + 256, left : left + 256]
 
 
-def fed(jpeg: bytes, mean_crop: np.ndarray, y=16, x=16, flip=0, color_shift=(0, 0, 0)) -> np.ndarray:
-    """A 224 crop at (y, x), mirrored or not, minus the mean, plus the lighting: 3 x 224 x 224 float32."""
+def reference_input(jpeg: bytes, mean_crop: np.ndarray, y=16, x=16, flip=0, color_shift=(0, 0, 0)) -> np.ndarray:
+    """A 224 crop at (y, x), mirrored or not, minus the mean, plus the color shift: 3 x 224 x 224 float32."""
     crop = patch(jpeg)[int(y) : int(y) + 224, int(x) : int(x) + 224].astype(np.float32)
     if flip:
         crop = crop[:, ::-1]

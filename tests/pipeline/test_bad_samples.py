@@ -1,24 +1,75 @@
-"""Long streams: every good sample once among damaged ones, and an order that is a good shuffle."""
+"""Images that cannot be decoded are named and skipped, every good one comes once, and too many stop the run."""
 
 import random
 import re
 from collections import Counter
 
-import numpy as np
 import pytest
+import torch
 
 from pipeline.loader import BAD_LABEL, Loader
+from pipeline.order import RankSlice
 from pipeline.settings import Settings
 from shards import tars
 from shards.dataset import Dataset
 from shards.describe import describe_tars
+from shards.errors import InputError
 from shards.index import index_tar, write_index
 from shards.records import Shard, Sizes, Split
 from tests.support.image_kinds import UNREADABLE, encoded, noise
+from tests.support.loaders import loader_of, overwritten
 
 SAMPLES, A_SHARD = 10_000, 2500
-# DALI may decode what is there of these and say nothing: conversion and `verify --decode` tell them
+# DALI may decode what is there of these without an error; conversion and `verify --decode` name them
 SILENT = ("JPEG cut short", "JPEG cut behind a thumbnail", "PNG bomb")
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_bad_images_are_named_and_every_good_one_comes_once(data, tmp_path, capsys, world_size):
+    copy, names = overwritten(data, tmp_path, [2, 3, 5])
+    undamaged, harmed = (
+        [
+            loader_of(Dataset.load(root), batch_size=8, rank_slice=RankSlice(rank, world_size), max_bad=0.05)
+            for rank in range(world_size)
+        ]
+        for root in (data, copy)
+    )
+    for epoch in (0, 1):
+        skipped = 0
+        for one, other in zip(undamaged, harmed, strict=True):
+            for wanted, got in zip(one.epoch(epoch), other.epoch(epoch), strict=True):
+                good = got.labels != BAD_LABEL
+                skipped += int((~good).sum())
+                assert torch.equal(wanted.images[good], got.images[good])
+                assert torch.equal(wanted.labels[good], got.labels[good])
+        assert skipped == 3
+    errors = capsys.readouterr().err
+    assert all(f"train-000001.tar: {name} cannot be decoded (not an image)" in errors for name in names)
+    # From the middle of an epoch, by a loader that knows of nothing, the stream is the same
+    fresh = loader_of(Dataset.load(copy), batch_size=8, max_bad=0.05)
+    for wanted, got in zip(
+        list(harmed[0].epoch(1))[5:] if world_size == 1 else (), fresh.epoch(1, start=5), strict=False
+    ):
+        good = got.labels != BAD_LABEL
+        assert torch.equal(wanted.labels, got.labels) and torch.equal(wanted.images[good], got.images[good])
+
+
+def test_too_many_bad_images_stop_it(data, tmp_path):
+    copy, _ = overwritten(data, tmp_path, [2, 7])
+    with pytest.raises(InputError, match=r"train-000001\.tar: .* --max-bad allows 1 such: .* verify .*--quarantine"):
+        list(loader_of(Dataset.load(copy)).epoch(0))
+
+
+def test_a_failure_without_a_bad_image_is_reported_as_it_is(data, monkeypatch):
+    loader = loader_of(Dataset.load(data))
+
+    class Failing:
+        def run(self, stream):
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(loader, "pipeline", lambda *_: Failing())
+    with pytest.raises(InputError, match=r"train-\d+\.tar.*can each be decoded: out of memory"):
+        list(loader.epoch(0))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +91,8 @@ def damaged(tmp_path_factory):
     return root, bad
 
 
-def as_it_is(root) -> Dataset:
-    """The tars described without a look at what they hold, as if the damage had come later."""
+def described_as_undamaged(root) -> Dataset:
+    """The tars described without reading their images, as if the damage had come later."""
     shards = []
     for tar in sorted(root.glob("*.tar")):
         write_index(tar.with_suffix(".idx"), index_tar(tar))
@@ -54,7 +105,9 @@ def as_it_is(root) -> Dataset:
 @pytest.mark.long
 def test_every_good_sample_of_a_long_stream_comes_once_and_the_bad_are_named(damaged, capsys):
     root, bad = damaged
-    loader = Loader(as_it_is(root), "train", "train", batch_size=50, settings=Settings(threads=2), max_bad=0.01)
+    loader = Loader(
+        described_as_undamaged(root), "train", "train", batch_size=50, settings=Settings(threads=2), max_bad=0.01
+    )
     seen = Counter(label for batch in loader.epoch(0) for label in batch.labels.tolist())
     named = re.findall(r"train-\d\.tar: s(\d+)\.jpg cannot be decoded", capsys.readouterr().err)
     loud = set(map(int, named))
@@ -63,35 +116,9 @@ def test_every_good_sample_of_a_long_stream_comes_once_and_the_bad_are_named(dam
     assert seen == Counter(number for number in range(SAMPLES) if number not in loud)
 
 
-def test_what_dali_does_not_tell_is_told_before(damaged):
+def test_what_dali_decodes_without_an_error_is_found_by_describing(damaged):
     root, bad = damaged
     for index in root.glob("*.idx"):
         index.unlink()
     quarantined = describe_tars(root).split("train").quarantined
     assert sorted(sample.key for sample in quarantined) == sorted(f"s{number}" for number in bad)
-
-
-def test_the_order_is_a_good_shuffle(data):
-    loader = Loader(Dataset.load(data), "train", "train", batch_size=96, settings=Settings(threads=1))
-    epochs, bins = 600, 8
-    first = np.cumsum([0] + [len(entries) for entries in loader.samples.entries])
-    orders = np.array([[first[shard] + i for shard, i in loader.order(epoch)[0]] for epoch in range(epochs)])
-    positions = orders.argsort(axis=1)  # of each sample, in each epoch
-    # Each sample's position is uniform: chi-square of 8 bins over 600 epochs, its mean over the 96 samples. Shards stay
-    # together, so that samples of one are not independent; whole shards are, and there are few. Mean 7, wide bounds
-    counts = np.stack([(positions // (96 // bins) == bin).sum(axis=0) for bin in range(bins)])
-    chi = ((counts - epochs / bins) ** 2 / (epochs / bins)).sum(axis=0)
-    assert 4 < chi.mean() < 10 and chi.max() < 35
-    # Epochs tell nothing of one another
-    correlations = [np.corrcoef(positions[i], positions[i + 1])[0, 1] for i in range(epochs - 1)]
-    assert abs(np.mean(correlations)) < 0.03
-    # A shuffle buffer of a quarter of the set, as readers have it, leaves samples near where they were stored
-    rng, buffered = np.random.default_rng(0), []
-    for _ in range(50):
-        waiting, out = list(range(24)), []
-        for following in [*range(24, 96), *[None] * 24]:
-            out.append(waiting.pop(rng.integers(len(waiting))))
-            waiting += [following] if following is not None else []
-        buffered.append(np.corrcoef(np.argsort(out), np.arange(96))[0, 1])
-    stored = [np.corrcoef(order, np.arange(96))[0, 1] for order in positions[:50]]
-    assert abs(np.mean(stored)) < 0.1 < 0.6 < np.mean(buffered)

@@ -1,0 +1,89 @@
+"""Batches resume at any step and stay as they were; unusable input is named, and a stale index rebuilt."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.compute_stats import complete
+from pipeline.order import RankSlice
+from pipeline.stats import Stats
+from shards.dataset import Dataset
+from shards.errors import InputError
+from shards.index import read_index, write_index
+from tests.support.loaders import loader_of
+
+
+def test_an_epoch_resumes_bit_for_bit(data):
+    unbroken = list(loader_of(Dataset.load(data), batch_size=12, seed=2).epoch(4))
+    resumed = list(loader_of(Dataset.load(data), batch_size=12, seed=2).epoch(4, start=3))
+    assert len(unbroken) == len(resumed) + 3
+    for one, other in zip(unbroken[3:], resumed, strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+    assert not list(loader_of(Dataset.load(data), batch_size=12).epoch(4, start=len(unbroken)))
+
+
+def test_batches_kept_are_not_overwritten(data):
+    batches = loader_of(Dataset.load(data), batch_size=8).epoch(0)
+    first = next(batches).images
+    copy = first.clone()
+    assert list(batches)
+    assert torch.equal(first, copy)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_gpu_images_wait_for_a_gpu_that_is_behind(dataset):
+    def sums(cycles):
+        found = []
+        for epoch in range(4):
+            for batch in loader_of(dataset, rank_slice=RankSlice(device_id=0)).epoch(epoch):
+                torch.cuda._sleep(cycles)  # DALI has the next batches ready long before this one is read
+                found.append(batch.images.long().sum(dim=(1, 2, 3)))
+        return torch.stack(found).cpu()
+
+    assert torch.equal(sums(50_000_000), sums(0))
+
+
+def test_bad_input_is_named(data, tmp_path):
+    dataset = Dataset.load(data)
+    with pytest.raises(InputError, match=r"--batch-size 9 does not divide by 2"):
+        loader_of(dataset, batch_size=9, rank_slice=RankSlice(0, 2))
+    with pytest.raises(InputError, match="choose a smaller --batch-size"):
+        loader_of(dataset, batch_size=1000)
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    (copy / "stats.npz").write_bytes(b"PK no zip")
+    with pytest.raises(InputError, match=r"stats\.npz cannot be read.*cli\.py index"):
+        Stats.load(copy)
+    (copy / "stats.npz").unlink()
+    with pytest.raises(InputError, match=r"stats\.npz is missing.*cli\.py index"):
+        Stats.load(copy)
+    (copy / "train-000001.idx").unlink()
+    complete(Dataset.load(copy))
+    for name in ("stats.npz", "train-000001.idx"):
+        assert (copy / name).exists()
+    assert (copy / "train-000001.idx").read_text() == (data / "train-000001.idx").read_text()
+    np.testing.assert_array_equal(Stats.load(copy).mean_image, Stats.load(data).mean_image)
+
+
+@pytest.mark.parametrize("state", ["missing", "older", "a line less", "a line too far"])
+def test_a_stale_index_is_rebuilt_with_a_notice(data, tmp_path, capsys, state):
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    index, original = copy / "train-000001.idx", (data / "train-000001.idx").read_text()
+    if state == "missing":
+        index.unlink()
+    elif state == "older":
+        os.utime(index, (1, 1))
+    elif state == "a line less":
+        write_index(index, read_index(index)[1:])
+    else:
+        write_index(index, [*read_index(index)[1:], "jpg 99999999 5 x.jpg cls 512 1 x.cls"])
+    assert len(loader_of(Dataset.load(copy)).samples) == 96
+    assert "train-000001.idx" in (errors := capsys.readouterr().err) and "made anew" in errors
+    assert index.read_text() == original
+    loader_of(Dataset.load(copy))
+    assert not capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""An epoch has every sample once, in an order of its own that is a good shuffle, whatever the number of ranks."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.loader import Loader
+from pipeline.order import RankSlice
+from pipeline.settings import Settings
+from shards.dataset import Dataset
+from tests.support.loaders import loader_of, read_jpegs
+
+
+def test_every_sample_once_an_epoch_in_an_order_of_its_own(data):
+    loader = loader_of(Dataset.load(data), batch_size=12)
+    orders = [list(map(tuple, loader.order(epoch).reshape(-1, 2))) for epoch in (0, 1)]
+    everything = [(shard, i) for shard, entries in enumerate(loader.samples.entries) for i in range(len(entries))]
+    assert len(loader.samples.entries) > 1  # more than one shard, or this shows less than it says
+    assert sorted(orders[0]) == sorted(orders[1]) == everything
+    assert orders[0] != orders[1] != everything
+    assert orders[0] == list(map(tuple, loader_of(Dataset.load(data), batch_size=12).order(0).reshape(-1, 2)))
+
+
+def test_the_order_is_a_good_shuffle(data):
+    loader = Loader(Dataset.load(data), "train", "train", batch_size=96, settings=Settings(threads=1))
+    epochs, bins = 600, 8
+    first = np.cumsum([0] + [len(entries) for entries in loader.samples.entries])
+    orders = np.array([[first[shard] + i for shard, i in loader.order(epoch)[0]] for epoch in range(epochs)])
+    positions = orders.argsort(axis=1)  # of each sample, in each epoch
+    # Each sample's position is uniform: chi-square of 8 bins over 600 epochs, its mean over the 96 samples. Shards stay
+    # together, so that samples of one are not independent; the shards are, and there are few. Mean 7, wide bounds
+    counts = np.stack([(positions // (96 // bins) == bin).sum(axis=0) for bin in range(bins)])
+    chi = ((counts - epochs / bins) ** 2 / (epochs / bins)).sum(axis=0)
+    assert 4 < chi.mean() < 10 and chi.max() < 35
+    # Epochs tell nothing of one another
+    correlations = [np.corrcoef(positions[i], positions[i + 1])[0, 1] for i in range(epochs - 1)]
+    assert abs(np.mean(correlations)) < 0.03
+    # A shuffle buffer of a quarter of the set, as readers have it, leaves samples near where they were stored
+    rng, buffered = np.random.default_rng(0), []
+    for _ in range(50):
+        waiting, out = list(range(24)), []
+        for following in [*range(24, 96), *[None] * 24]:
+            out.append(waiting.pop(rng.integers(len(waiting))))
+            waiting += [following] if following is not None else []
+        buffered.append(np.corrcoef(np.argsort(out), np.arange(96))[0, 1])
+    stored = [np.corrcoef(order, np.arange(96))[0, 1] for order in positions[:50]]
+    assert abs(np.mean(stored)) < 0.1 < 0.6 < np.mean(buffered)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_batches_of_one(data, world_size):
+    dataset = Dataset.load(data)
+    alone = list(loader_of(dataset, batch_size=12, seed=1).epoch(0))
+    parts = [
+        list(loader_of(dataset, batch_size=12, seed=1, rank_slice=RankSlice(rank, world_size)).epoch(0))
+        for rank in range(world_size)
+    ]
+    for batch, *shares in zip(alone, *parts, strict=True):
+        assert torch.equal(batch.images, torch.cat([share.images for share in shares]))
+        assert torch.equal(batch.labels, torch.cat([share.labels for share in shares]))
+
+
+@pytest.mark.parametrize("batch_size, world_size", [(1, 1), (4, 2), (16, 2), (64, 2)])
+def test_test_splits_come_complete_at_any_batch_size(data, batch_size, world_size):
+    dataset = Dataset.load(data)
+    labels = [label for _, label in read_jpegs(dataset, "val")]
+    ranks = [
+        list(loader_of(dataset, "center", batch_size, "val", rank_slice=RankSlice(rank, world_size)).epoch(0))
+        for rank in range(world_size)
+    ]
+    got = []
+    for shares in zip(*ranks, strict=True):
+        got += torch.cat([share.labels for share in shares])[: shares[0].valid].tolist()
+    assert got == labels

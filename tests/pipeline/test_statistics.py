@@ -1,0 +1,37 @@
+"""The mean image and the color components are those of the training images, and damage to their file is named."""
+
+import numpy as np
+import torch
+
+from pipeline.compute_stats import compute_stats
+from pipeline.loader import BAD_LABEL
+from shards.dataset import Dataset
+from tests.support.loaders import TOLERANCE, loader_of, overwritten, read_jpegs
+from tests.support.reference import patch
+
+
+def test_statistics_are_numpys(dataset):
+    stats = compute_stats(dataset, threads=2)
+    # Over the pipeline's own patches, so that only the arithmetic is compared
+    patches = [batch.images.numpy()[: batch.valid] for batch in loader_of(dataset, "patch", batch_size=7).epoch(0)]
+    patches = np.concatenate(patches).astype(np.float64)
+    assert stats.samples == len(patches) == dataset.split("train").samples
+    np.testing.assert_allclose(stats.mean_image, patches.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(stats.channel_mean, patches.mean(axis=(0, 1, 2)), rtol=1e-6)
+    covariance = np.cov(patches.reshape(-1, 3).T, bias=True)
+    rebuilt = stats.eigenvectors @ np.diag(stats.eigenvalues) @ stats.eigenvectors.T
+    np.testing.assert_allclose(rebuilt, covariance, rtol=1e-6)
+    assert (np.diff(stats.eigenvalues) <= 0).all()
+    pillows = [patch(jpeg) for jpeg, _ in read_jpegs(dataset, "train")]
+    assert np.abs(np.mean(pillows, axis=0) - stats.mean_image).mean() < TOLERANCE
+
+
+def test_a_bad_image_does_not_count_in_the_statistics(data, tmp_path):
+    copy, _ = overwritten(data, tmp_path, [4])
+    stats = compute_stats(Dataset.load(copy), threads=1)
+    loader = loader_of(Dataset.load(copy), "patch", batch_size=5)
+    patches = torch.cat(
+        [batch.images[: batch.valid][batch.labels[: batch.valid] != BAD_LABEL] for batch in loader.epoch(0)]
+    )
+    assert stats.samples == len(patches) == 95
+    np.testing.assert_allclose(stats.mean_image, patches.double().mean(dim=0), rtol=1e-6)
