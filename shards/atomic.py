@@ -1,12 +1,13 @@
-"""Files that are either whole or not there."""
+"""Files that appear complete or not at all, and locks on folders."""
 
 import fcntl
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 from shards.errors import InputError
@@ -16,7 +17,7 @@ from shards.errors import InputError
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write; it takes `path`'s name, synced, only when the block ends without an error.
 
-    Until then it is `.NAME.tmp-PID` in the same folder, which an error removes and a kill may leave.
+    Until then it is `.NAME.tmp-PID` in the same folder, which is removed after an error and may be left by a kill.
     Raises: InputError when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
@@ -34,36 +35,39 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # or the new name may not outlive a power cut
+        os.fsync(folder)  # otherwise a power cut may lose the new name
     finally:
         os.close(folder)
 
 
 class Flusher:
-    """Has the disk begin on a file while it is being written, so that the sync at its end finds little left to do."""
+    """Syncs a file in the background while it is being written, so that the sync at its end has little left to do."""
 
     EVERY = 32 * 2**20  # bytes
 
     def __init__(self, file: int):
-        self.file, self.unflushed, self.pending = file, 0, None
+        self.file, self.unflushed = file, 0
+        self.pending: Future[None] | None = None
         self.thread = ThreadPoolExecutor(1)
 
     def wrote(self, length: int) -> None:
-        """So many bytes more are written. Raises OSError when earlier ones could not reach the disk."""
+        """This many more bytes are written. Raises OSError when earlier ones could not reach the disk."""
         self.unflushed += length
         if self.unflushed >= self.EVERY and (self.pending is None or self.pending.done()):
             self.wait()
             self.pending, self.unflushed = self.thread.submit(os.fdatasync, self.file), 0
 
     def wait(self) -> None:
-        """For what is under way. Raises OSError as `wrote` does."""
+        """Waits for the sync in progress. Raises OSError as `wrote` does."""
         if self.pending:
             self.pending.result()
 
     def __enter__(self) -> "Flusher":
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.thread.shutdown()
         if kind is None:
             self.wait()
@@ -71,8 +75,8 @@ class Flusher:
 
 @contextmanager
 def locked(folder: Path, wait: float = 0) -> Iterator[None]:
-    """Keeps other commands of this project from writing to the folder meanwhile. Raises InputError when one does, for
-    `wait` seconds more, or there is no such folder."""
+    """Locks a folder, so that no other command of this project writes to it. Raises InputError when one still has the
+    lock after `wait` seconds, or there is no such folder."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A conversion's images, on disk: a million file names would otherwise be held in memory by every process."""
+"""The list of a conversion's images, in SQLite: otherwise every process would hold a million file names in memory."""
 
 import hashlib
 import os
@@ -7,18 +7,19 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.sources.base import SourceImage
 
-LONGEST_KEY = 80  # a tar's plain header holds names of 100 bytes
-CHUNK = 500  # rows asked for at once
+MAX_KEY = 80  # characters; a tar's plain header holds names of 100 bytes
+CHUNK = 500  # rows a query
 
 
 class CatalogEntry(NamedTuple):
-    """An image to store: the stretch of a file that it is, its name in the source, its class number and its key."""
+    """An image to store: its byte range in a file, its name in the source, its class number and its key."""
 
     file: bytes
     offset: int
@@ -28,8 +29,8 @@ class CatalogEntry(NamedTuple):
     key: str
 
 
-# Keys are file names without suffix where these are unique in the split, else with the class before them, and with
-# the suffix behind, else numbers. A key ends at the first dot, and DALI's index separates by blanks
+# Keys are file names without suffix where these are unique in the split; otherwise with the class before them, then
+# also with the suffix behind them; otherwise numbers. A key ends at the first dot, and DALI's index separates by blanks
 SCHEMES = (
     lambda name, wnid: os.path.splitext(os.path.basename(name))[0],
     lambda name, wnid: f"{wnid}_{os.path.splitext(os.path.basename(name))[0]}",
@@ -38,7 +39,7 @@ SCHEMES = (
 
 
 def key_of(name: str, wnid: str, scheme: int) -> str:
-    """A sample's key by one of SCHEMES, of plain letters only."""
+    """A sample's key by one of SCHEMES, of ASCII letters, digits, `_` and `-` only."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", SCHEMES[scheme](name, wnid))
 
 
@@ -46,7 +47,7 @@ class Catalog:
     """A table of images in the file `path`, one split after the other, each in its source's order."""
 
     def __init__(self, path: Path):
-        # Nothing here outlives a crash: a conversion that is taken up again lists anew
+        # It need not survive a crash: a conversion that is continued lists its images again
         self.table = sqlite3.connect(path, isolation_level=None)
         self.table.executescript("pragma journal_mode = off; pragma synchronous = off; pragma temp_store = file")
         self.table.execute(
@@ -56,9 +57,9 @@ class Catalog:
 
     @classmethod
     def open(cls, path: Path) -> "Catalog":
-        """One that is complete, to read from."""
+        """A complete catalog, to read from."""
         catalog = cls.__new__(cls)
-        catalog.table = sqlite3.connect(f"file:{_quoted(path)}?mode=ro&immutable=1", uri=True)
+        catalog.table = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
         return catalog
 
     def close(self) -> None:
@@ -82,7 +83,7 @@ class Catalog:
                 self.table.execute("update image set key = key_of(name, label) where split = ?", [split])
             query = "select count(*) - count(distinct key), max(length(key)) from image where split = ?"
             repeated, longest = self.table.execute(query, [split]).fetchone()
-            if not repeated and (longest or 0) <= LONGEST_KEY:
+            if not repeated and (longest or 0) <= MAX_KEY:
                 break
         else:
             first = "(select min(id) from image where split = ?1)"
@@ -114,11 +115,5 @@ class Catalog:
 
 
 def _plain(name: str) -> str:
-    """File names are bytes; what is no UTF-8 is spelt out."""
+    """File names are bytes; what is not UTF-8 is escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _quoted(path: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(str(path.absolute()))

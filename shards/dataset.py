@@ -1,4 +1,4 @@
-"""`dataset.json`: what a data set holds and how it came to be. Written last, so its presence means a whole set."""
+"""`dataset.json`: what a data set holds and how it was made. Written last, so its presence means a complete one."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ class Dataset:
         return replace(dataset, remote=remote)
 
     def save(self) -> None:
-        """Writes `dataset.json`, whole or not at all."""
+        """Writes `dataset.json`, complete or not at all."""
         content = {"format": FORMAT, **asdict(self)}
         del content["root"], content["remote"]
         words = content.pop("words")
@@ -84,7 +84,7 @@ class Dataset:
             file.write(_lines(content).encode() + b"\n")
 
     def split(self, name: str) -> Split:
-        """Raises InputError when there is none of that name."""
+        """Raises InputError when there is no split of that name."""
         if name not in self.splits:
             raise InputError(f"{self.where} has no {name} split, only {', '.join(self.splits)}")
         return self.splits[name]
@@ -96,7 +96,7 @@ class Dataset:
 
     def tars(self, split: str) -> list[Path] | list[str]:
         """The paths or URLs of the split's tars, in order. Raises InputError when one is missing or has another length
-        than was written, as far as that can be told before it is fetched."""
+        than was written, as far as that is known before it is fetched."""
         if self.remote:
             return self.remote.tar_urls(self.split(split).shards)
         tars = []
@@ -105,13 +105,13 @@ class Dataset:
             tar = self.root / shard.name
             if not tar.is_file():
                 raise InputError(f"{tar} is missing, and {FILE} lists it: {remedy}")
-            if (found := tar.stat().st_size) != shard.bytes:
-                raise InputError(f"{tar} has {found} bytes, and {FILE} says {shard.bytes}: {remedy}")
+            if (length := tar.stat().st_size) != shard.bytes:
+                raise InputError(f"{tar} has {length} bytes, and {FILE} says {shard.bytes}: {remedy}")
             tars.append(tar)
         return tars
 
     def indices(self, split: str, notice: Callable[[str], None]) -> list[list[str]]:
-        """The lines of the index of each of the split's tars. In a folder, one that is missing or stale is made anew,
+        """The lines of the index of each of the split's tars. In a folder, one that is missing or stale is rebuilt,
         with a notice; a remote one raises InputError."""
         described = self.split(split)
         wanted = [(shard, described.samples_in(shard)) for shard in described.shards]
@@ -127,23 +127,23 @@ class Dataset:
         return self.remote.open(self.root, shard) if self.remote else open(self.root / shard.name, "rb")
 
     def with_quarantined(self, split: str, bad: Iterable[Quarantined]) -> "Dataset":
-        """The same with more samples quarantined. Their indices are the caller's to write."""
+        """The same data set with more samples quarantined. The caller writes their indices."""
         changed = replace(self.splits[split], quarantined=(*self.splits[split].quarantined, *bad))
         return replace(self, splits={**self.splits, split: changed})
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the classes, every byte of each split's shards and what is left out of them, wherever they lie."""
+        """Identifies the classes, every byte of each split's shards and their quarantined samples, in any place."""
         parts = [*self.classes]
         for name, split in self.splits.items():
             parts += [name, *(shard.sha256 for shard in split.shards)]
             parts += [f"{sample.shard} {sample.key}" for sample in split.quarantined]
-        # A class folder's name may be no UTF-8
+        # A class folder's name may not be UTF-8
         return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 def _dataset(root: Path, content: dict[str, Any]) -> Dataset:
-    """From what JSON says; wrong types raise TypeError, missing parts KeyError."""
+    """From the content of JSON; wrong types raise TypeError, missing parts KeyError."""
     classes = tuple(_typed(entry["wnid"], str) for entry in _typed(content["classes"], list))
     splits = {}
     for name, split_content in _typed(content["splits"], dict).items():

@@ -1,13 +1,13 @@
 """DALI's webdataset index files (`.idx`): write, read, and build from a tar.
 
 The first line is `v1.2 N`; each further line is a sample: `EXT OFFSET SIZE NAME` for each component, OFFSET being where
-its bytes begin in the tar. DALI's reader follows the lines: their order is the samples' order, and a line left out is
-a sample left out.
+its bytes begin in the tar. DALI's reader follows the lines: their order is the samples' order, and a sample without a
+line is skipped.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from shards import tars
@@ -19,20 +19,20 @@ NOT_PLAIN = re.compile(r"[^!-~]")
 
 
 def read_index(path: Path) -> list[str]:
-    """The samples' lines, as they are. Raises InputError when the file is missing or not a whole index."""
+    """The samples' lines, as they are. Raises InputError when the file is missing or not a complete index."""
     remedy = f"rebuild it with `python cli.py index {path.parent}`"
     try:
         header, *entries = path.read_text().splitlines()
         version, count = header.split()
-        whole = (
+        complete = (
             version == VERSION and int(count) == len(entries) and all(len(line.split()) % 4 == 0 for line in entries)
         )
     except FileNotFoundError:
         raise InputError(f"{path} is missing: {remedy}") from None
     except ValueError:
-        whole = False
-    if not whole:
-        raise InputError(f"{path} is not a whole {VERSION} index: delete it and {remedy}")
+        complete = False
+    if not complete:
+        raise InputError(f"{path} is not a complete {VERSION} index: delete it and {remedy}")
     return entries
 
 
@@ -44,7 +44,7 @@ def write_index(path: Path, entries: Sequence[str]) -> None:
 
 def entry(parts: Mapping[str, tars.Member], begin: int = 0) -> str:
     """A sample's line, its parts' offsets being counted from byte `begin` of the tar. Blanks separate, so a name's own
-    become underscores; a part whose extension has some is left out (nothing could ask for it)."""
+    become underscores; a part whose extension has some is skipped (no reader could name it)."""
     return " ".join(
         f"{extension} {begin + offset} {size} {plain(name)}"
         for extension, (name, offset, size) in parts.items()
@@ -52,10 +52,10 @@ def entry(parts: Mapping[str, tars.Member], begin: int = 0) -> str:
     )
 
 
-def current_index(tar: Path, wanted: int, without: set[str], notice: Callable[[str], None]) -> list[str]:
-    """The lines of a tar's index, which is made anew where it is missing or stale, with a notice.
+def current_index(tar: Path, wanted: int, without: Set[str], notice: Callable[[str], None]) -> list[str]:
+    """The lines of a tar's index, which is rebuilt where it is missing or stale, with a notice.
 
-    Args: wanted: how many samples it has to list; without: keys that it leaves out. Raises: InputError when the tar
+    Args: wanted: how many samples it has to list; without: keys that it must not list. Raises: InputError when the tar
     itself holds another number of samples.
     """
     path = tar.with_suffix(".idx")
@@ -69,14 +69,14 @@ def current_index(tar: Path, wanted: int, without: set[str], notice: Callable[[s
         if len(entries) != wanted:
             stale = f"lists {len(entries)} samples and its tar holds {wanted}"
         elif max(ends, default=0) > tar.stat().st_size:
-            stale = "leads beyond its tar's end"
+            stale = "points beyond its tar's end"
         else:
             return entries
     entries = index_tar(tar, without)
     if len(entries) != wanted:
         remedy = f"`python cli.py verify {tar.parent}` says what is wrong"
         raise InputError(f"{tar} holds {len(entries)} samples that are not quarantined, and not {wanted}: {remedy}")
-    notice(f"{path} {stale}: it is made anew")
+    notice(f"{path} {stale}: it is rebuilt")
     with contextlib.suppress(InputError):  # a folder that cannot be written to does not need it either
         write_index(path, entries)
     return entries
@@ -93,7 +93,7 @@ def components(entry: str) -> list[list[str]]:
     return [fields[i : i + 4] for i in range(0, len(fields), 4)]
 
 
-def index_tar(tar: Path, without: set[str] = frozenset()) -> list[str]:
-    """The samples' lines of a tar, from its headers, but for those with the keys `without`. Raises InputError when it
+def index_tar(tar: Path, without: Set[str] = frozenset()) -> list[str]:
+    """The samples' lines of a tar, from its headers, except those with the keys `without`. Raises InputError when it
     cannot be read as a tar."""
     return [entry(sample.parts) for sample in tars.samples(tar) if plain(sample.key) not in without]

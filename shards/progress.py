@@ -2,19 +2,20 @@
 
 import sys
 import time
+from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts images, or what `unit` names, up to `total` (None: nobody knows how many), as a context manager.
+    """Counts images, or what `unit` names, up to `total` (None if it is unknown), as a context manager.
 
-    `lines=False` keeps the plain lines away where the caller prints better ones with `say`; `quiet=True` keeps all away
-    (a rank other than the first).
+    `lines=False` prints no plain lines, where the caller prints better ones with `say`; `quiet=True` prints nothing (a
+    rank other than the first).
     """
 
     def __init__(self, label: str, total: int | None, *, unit: str = "img", lines: bool = True, quiet: bool = False):
@@ -23,24 +24,26 @@ class Progress:
         self.began = self.printed = time.monotonic()
         self.bar = None
         if not quiet and sys.stderr.isatty():
-            columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-            columns += (TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            columns: list[ProgressColumn] = [TextColumn(label), BarColumn(), MofNCompleteColumn()]
+            columns += [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}"), TimeRemainingColumn()]
             self.bar = Bar(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(label, total=total, rate="", note="")
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         if self.bar:
             self.bar.start()
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self.bar:
             self.bar.stop()
         elif kind is None and self.lines and not self.quiet:
             self._line()
 
     def advance(self, images: int = 1, bytes: int = 0) -> None:
-        """So many more are done, of `bytes` together."""
+        """This many more are done, of `bytes` in total."""
         self.done += images
         self.bytes += bytes
         if self.bar:
@@ -49,14 +52,14 @@ class Progress:
             self._line()
 
     def say(self, text: str) -> None:
-        """A line of its own, with the time left; on a terminal it stands above the bar."""
+        """Prints a line with the time left; on a terminal it stands above the bar."""
         if self.bar:
             self.bar.console.print(text, highlight=False)
         elif not self.quiet:
             print(f"{text}, {self._left()}", file=sys.stderr, flush=True)
 
     def note(self, text: str, line: str) -> None:
-        """What else stands in the bar, beside the rate; where there is no bar, a line of its own."""
+        """Shows a text in the bar, beside the rate; where there is no bar, prints the line."""
         if self.bar:
             self.bar.update(self.task, note=text)
         else:

@@ -1,8 +1,8 @@
 """Reads tars that somebody else may have made: headers only, bounded memory, nothing ever unpacked.
 
-The standard library's tarfile trusts what a header promises (a long name of 2^60 bytes is read whole) and keeps every
-member it has seen. Here a name is at most some kilobytes, a promise beyond the tar's end is an error, and names are
-never used as paths: links, devices and folders are passed over.
+The standard library's tarfile trusts the size that a header declares (a long name of 2^60 bytes is read into memory)
+and keeps every member it has seen. Here a name is at most some kilobytes, a size beyond the tar's end is an error, and
+names are never used as paths: links, devices and folders are skipped.
 """
 
 import json
@@ -12,17 +12,17 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shards.errors import InputError
 
-BLOCK = 512  # a tar is made of these
+BLOCK = 512  # bytes; headers and data fill a multiple of it
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "JPEG", "JPG")  # of a sample's image
-LONGEST_TEXT = 64 * 1024  # bytes of a long name, an extended header or a description
-MOST_PARTS = 64  # files of one sample
+MAX_TEXT = 64 * 1024  # bytes of a long name, an extended header or a description
+MAX_PARTS = 64  # files of one sample
 FILES = b"0\0007"
 RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")  # how a line of a pax header begins
-WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: whatever size they claim, no data follows
+WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: whatever size they declare, no data follows
 
 
 class Member(NamedTuple):
@@ -34,14 +34,14 @@ class Member(NamedTuple):
 
 
 class TarSample(NamedTuple):
-    """Neighbouring members with one key (WebDataset's convention: the name up to its first dot), by extension."""
+    """Adjacent members with one key (WebDataset's convention: the name up to its first dot), by extension."""
 
     key: str
     parts: dict[str, Member]
 
     @property
     def image(self) -> Member | None:
-        """The first one in the tar, which is what DALI's reader takes."""
+        """The first image in the tar, which is the one that DALI's reader takes."""
         return next((part for extension, part in self.parts.items() if extension in IMAGE_EXTENSIONS), None)
 
     @property
@@ -59,7 +59,7 @@ def members(file: int | bytes, where: str, start: int = 0, end: int | None = Non
     """The files of the tar that lies in bytes `start` to `end` of an open file.
 
     Args: file: a file descriptor, or the tar's bytes themselves; where: the tar's name, for messages. Raises:
-    InputError, naming the member, when a header is damaged or promises more than there is, or the tar has no end.
+    InputError, naming the member, when a header is damaged or declares more than there is, or the tar has no end.
     """
 
     def read(size: int, at: int) -> bytes:
@@ -87,9 +87,9 @@ def members(file: int | bytes, where: str, start: int = 0, end: int | None = Non
         if kind in WITHOUT_DATA:
             size = 0
         if data + size > end:
-            raise InputError(f"{where}: {name[:80]!r} promises {size} bytes and {end - data} are left: {remedy}")
+            raise InputError(f"{where}: {name[:80]!r} declares {size} bytes and {end - data} are left: {remedy}")
         if kind in b"LxK":
-            if size > LONGEST_TEXT:
+            if size > MAX_TEXT:
                 raise InputError(f"{where}: a name of {size} bytes at byte {position - start}: {remedy}")
             if kind == ord("L"):
                 long_name = _text(read(size, data).rstrip(b"\0"))
@@ -105,7 +105,8 @@ def members(file: int | bytes, where: str, start: int = 0, end: int | None = Non
 
 def samples(tar: Path) -> Iterator[TarSample]:
     """A WebDataset tar's samples; empty members do not count. Raises InputError as `members` does."""
-    key, parts = None, {}
+    key = ""
+    parts: dict[str, Member] = {}
     with opened(tar) as file:
         for member in members(file, str(tar)):
             folder, _, name = member.name.rpartition("/")
@@ -117,35 +118,35 @@ def samples(tar: Path) -> Iterator[TarSample]:
                 if parts:
                     yield TarSample(key, parts)
                 key, parts = full, {}
-            if len(parts) == MOST_PARTS:
-                raise InputError(f"{tar}: sample {key!r} has more than {MOST_PARTS} files: this is no WebDataset tar")
+            if len(parts) == MAX_PARTS:
+                raise InputError(f"{tar}: sample {key!r} has more than {MAX_PARTS} files: this is not a WebDataset tar")
             parts[extension] = member
         if parts:
             yield TarSample(key, parts)
 
 
-def description(file: int, sample: TarSample) -> dict:
-    """A sample's `.json`, or nothing where it has none that can be read."""
+def description(file: int, sample: TarSample) -> dict[str, Any]:
+    """A sample's `.json`, empty where it has none that can be read."""
     part = sample.parts.get("json")
-    if part is None or part.size > LONGEST_TEXT:
+    if part is None or part.size > MAX_TEXT:
         return {}
     try:
-        about = json.loads(os.pread(file, part.size, part.offset))
+        content = json.loads(os.pread(file, part.size, part.offset))
     except (ValueError, RecursionError):
-        return {}  # somebody else's, of whatever form
-    return about if isinstance(about, dict) else {}
+        return {}  # somebody else's, of any form
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
     """A file descriptor to read from. Raises InputError when there is no such file or it may not be read."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a pipe of that name would be waited for
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise a pipe of that name would be waited for
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise InputError(f"{path} is no file: move it away")
+            raise InputError(f"{path} is not a regular file: move it away")
         yield file
     finally:
         os.close(file)
@@ -154,7 +155,7 @@ def opened(path: Path) -> Iterator[int]:
 def header(name: bytes, size: int) -> bytes:
     """A plain file's header. Owner and time are fixed, so that a tar's bytes depend on its content alone.
 
-    The same bytes as tarfile.TarInfo(name).tobuf(USTAR_FORMAT), in a tenth of the time; a name has 100 bytes at most.
+    The same bytes as tarfile.TarInfo(name).tobuf(USTAR_FORMAT), in a tenth of the time; a name has at most 100 bytes.
     """
     block = bytearray(_TEMPLATE)
     block[: len(name)] = name
@@ -170,7 +171,7 @@ _TEMPLATE = b"".join(
 
 
 def _sum(header: bytes) -> int:
-    """Of the bytes; most are zero, and without these it takes a third of the time."""
+    """The sum of the bytes; most are zero, and without these it takes a third of the time."""
     return sum(header.translate(None, b"\0"))
 
 
@@ -182,7 +183,7 @@ def _number(field: bytes) -> int:
         raise ValueError("negative size")
     number = int(field.partition(b"\0")[0].strip() or b"0", 8)
     if number < 0:
-        raise ValueError("negative size")  # which would lead back to where we have been, for ever
+        raise ValueError("negative size")  # which would lead back to an earlier member, for ever
     return number
 
 
@@ -194,7 +195,7 @@ def _name(header: bytes) -> str:
 
 
 def _text(name: bytes) -> str:
-    """A name for people: what is no UTF-8, or what a terminal would take for a command, is spelt out."""
+    """A name to be shown: what is not UTF-8, or what a terminal would take for a command, is escaped."""
     text = name.decode("utf-8", "backslashreplace")
     if text.isprintable():
         return text
@@ -204,11 +205,11 @@ def _text(name: bytes) -> str:
 def _extended(records: bytes, name: str | None) -> tuple[str | None, int | None]:
     """The path and size of a pax header's `LENGTH KEY=VALUE` lines."""
     size, begin = None, 0
-    while found := RECORD.match(records, begin):
-        end = begin + int(found.group(1))
-        if not found.end() < end <= len(records):
+    while match := RECORD.match(records, begin):
+        end = begin + int(match.group(1))
+        if not match.end() < end <= len(records):
             break
-        key, value = found.group(2), records[found.end() : end - 1]
+        key, value = match.group(2), records[match.end() : end - 1]
         if key == b"path":
             name = _text(value)
         elif key == b"size" and re.fullmatch(rb"\d{1,20}", value):

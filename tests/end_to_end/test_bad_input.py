@@ -35,7 +35,7 @@ def bad(words, data, run):
         (["eval", "--data", "DATA", "--checkpoint", "DATA"], "holds no checkpoint-*.safetensors"),
         (["eval", "--data", "DATA", "--checkpoint", "RUN", "--split", "test"], "has no test split, only train, val"),
         (["throughput-bench", "--json", "/no/such/folder/out.json"], "there is no such folder"),
-        (["index", "NOWHERE"], "is no folder"),
+        (["index", "NOWHERE"], "is not a folder"),
         (["demo", "--out", "RUN"], "is not empty"),
     ],
 )

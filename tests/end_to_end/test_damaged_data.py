@@ -19,7 +19,7 @@ def test_a_data_set_that_lost_its_parts_is_named_and_mended(data, unbroken, tmp_
     assert done.returncode != 0 and "stats.npz is missing" in done.stderr and "cli.py index" in done.stderr
     run_cli("index", copy)
     (copy / "val-000000.idx").unlink()
-    assert "val-000000.idx is missing: it is made anew" in run_cli(*words).stderr
+    assert "val-000000.idx is missing: it is rebuilt" in run_cli(*words).stderr
     assert (copy / "val-000000.idx").read_bytes() == (data / "val-000000.idx").read_bytes()
 
 

@@ -83,7 +83,7 @@ def test_a_stale_index_is_rebuilt_with_a_notice(data, tmp_path, capsys, state):
     else:
         write_index(index, [*read_index(index)[1:], "jpg 99999999 5 x.jpg cls 512 1 x.cls"])
     assert len(loader_of(Dataset.load(copy)).samples) == 96
-    assert "train-000001.idx" in (errors := capsys.readouterr().err) and "made anew" in errors
+    assert "train-000001.idx" in (errors := capsys.readouterr().err) and "rebuilt" in errors
     assert index.read_text() == original
     loader_of(Dataset.load(copy))
     assert not capsys.readouterr().err

@@ -27,7 +27,7 @@ GOOD = make_tar({"good.jpg": JPEG, "good.cls": b"0"})[: 2 * 512 + tars.padded(le
 
 
 HOSTILE = {
-    "2^60 bytes": (member("a.jpg", binary(2**60)), r"'a\.jpg' promises 1152921504606846976 bytes and \d+ are left"),
+    "2^60 bytes": (member("a.jpg", binary(2**60)), r"'a\.jpg' declares 1152921504606846976 bytes and \d+ are left"),
     "2^87 bytes": (member("a.jpg", binary(2**87)), "promises"),
     "2^60 bytes in pax": (pax(record(b"size", b"%d" % 2**60)) + member("a.jpg", b"0"), "promises"),
     "10^20 bytes in pax": (pax(record(b"size", b"9" * 20)) + member("a.jpg", b"0"), "promises"),
@@ -45,7 +45,7 @@ HOSTILE = {
     "garbage": (b"\xff" * 512, "no tar header"),
     "text": (b"<html>not found</html>".ljust(1024), "no tar header"),
     "cut in a header": (member("a.jpg", b"5")[:300], "the tar has no end"),
-    "cut in a member": (member("a.jpg", b"%o" % 5000, data=b"data"), r"'a\.jpg' promises 5000 bytes and 512 are left"),
+    "cut in a member": (member("a.jpg", b"%o" % 5000, data=b"data"), r"'a\.jpg' declares 5000 bytes and 512 are left"),
     "no end": (b"", "the tar has no end"),
     "too many parts": (
         b"".join(member(f"a.{n}", b"1", data=b"1") for n in range(65)) + bytes(1024),
@@ -97,11 +97,11 @@ def test_unprintable_names_are_escaped(tmp_path, name, escaped):
 def test_what_only_has_the_name_of_a_tar_is_refused(tiny_samples, tmp_path):
     layouts.webdataset(tmp_path, tiny_samples)
     (tmp_path / "train-folder.tar").mkdir()
-    refused(tmp_path, r"train-folder\.tar is no file")
+    refused(tmp_path, r"train-folder\.tar is not a regular file")
     (tmp_path / "train-folder.tar").rmdir()
     os.mkfifo(tmp_path / "train-pipe.tar")
-    refused(tmp_path, r"train-pipe\.tar is no file")
-    with pytest.raises(InputError, match=r"train-pipe\.tar is no file"):
+    refused(tmp_path, r"train-pipe\.tar is not a regular file")
+    with pytest.raises(InputError, match=r"train-pipe\.tar is not a regular file"):
         describe_tars(tmp_path)
 
 

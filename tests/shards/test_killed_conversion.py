@@ -1,4 +1,4 @@
-"""A conversion that is killed, interrupted or starved leaves nothing that looks whole, and the same command goes on."""
+"""A conversion that is killed or interrupted leaves nothing that looks complete, and the same command continues it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from shards.dataset import Dataset
 from shards.errors import InputError
 from tests.conftest import PROJECT
 
-# What the command does but for the statistics, which bring torch and DALI and are made after the data set is whole
+# What the command does except for the statistics, which import torch and DALI and come after the data set is complete
 CONVERT = """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def many(images, tmp_path_factory):
-    """The rendered images ten times over, under other names: some seconds of work. And one that is none."""
+    """The rendered images ten times over, under other names: some seconds of work. And a file that is not an image."""
     root = tmp_path_factory.mktemp("many")
     for image in sorted(images.glob("*/*/*.jpg")):
         for copy in range(10):
@@ -53,8 +53,8 @@ def script(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unbroken(many, tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken") / "set"
+def uninterrupted(many, tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted") / "set"
     write_dataset(many, out, ConvertOptions(size=256, shard_size=500_000, workers=1))
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
@@ -78,7 +78,7 @@ def visible(out):
 def until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "nothing came of it"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
 
 
@@ -87,7 +87,7 @@ def children(process):
 
 
 @pytest.mark.long
-def test_kills_at_any_moment_change_nothing(script, many, unbroken, tmp_path):
+def test_kills_at_any_moment_change_nothing(script, many, uninterrupted, tmp_path):
     out, rng, kills, inodes = tmp_path / "set", random.Random(0), 0, {}
     while not (out / "dataset.json").exists():
         running = begin(script, many, out)
@@ -98,17 +98,17 @@ def test_kills_at_any_moment_change_nothing(script, many, unbroken, tmp_path):
             running.communicate()
             kills += 1
         for path in visible(out):
-            assert path.read_bytes() == unbroken[path.name], path
-            # A shard whose note was there is not written again
+            assert path.read_bytes() == uninterrupted[path.name], path
+            # A shard that has its done marker is not written again
             if path.with_name(f".{path.stem}.done").exists():
                 assert inodes.setdefault(path.name, path.stat().st_ino) == path.stat().st_ino
         if not (out / "dataset.json").exists():
             with pytest.raises(InputError):
                 Dataset.load(out)
     assert kills > 3 and inodes
-    # The last one may have been killed between dataset.json and the clearing of what was hidden
+    # The last one may have been killed between writing dataset.json and removing the hidden files
     assert begin(script, many, out).wait(60) == 0
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == unbroken
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == uninterrupted
 
 
 def test_workers_end_with_their_parent(script, many, tmp_path):
@@ -121,41 +121,41 @@ def test_workers_end_with_their_parent(script, many, tmp_path):
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 5)
 
 
-def test_a_killed_worker_is_one_line_and_the_command_goes_on(script, many, unbroken, tmp_path):
+def test_a_killed_worker_is_one_line_and_the_command_continues(script, many, uninterrupted, tmp_path):
     running = begin(script, many, tmp_path / "set")
     until(lambda: visible(tmp_path / "set"))
     worker = next(pid for pid in children(running) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(int(worker), signal.SIGKILL)
-    _, told = running.communicate(timeout=30)
-    assert running.returncode == 1 and "was killed: run the same command again" in told and "Traceback" not in told
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 1 and "was killed: run the same command again" in errors and "Traceback" not in errors
     assert begin(script, many, tmp_path / "set").wait(60) == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == unbroken
+    assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == uninterrupted
 
 
-def test_ctrl_c_is_one_line_and_the_command_goes_on(many, unbroken, tmp_path):
+def test_ctrl_c_is_one_line_and_the_command_continues(many, uninterrupted, tmp_path):
     out = tmp_path / "set"
-    words = ["shard", "--imagenet-root", many, "--out", out, "--size", 256, "--shard-size", 500_000]
-    command = [sys.executable, str(PROJECT / "cli.py"), *map(str, words)]
+    arguments = ["shard", "--imagenet-root", many, "--out", out, "--size", 256, "--shard-size", 500_000]
+    command = [sys.executable, str(PROJECT / "cli.py"), *map(str, arguments)]
     running = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Else tests that a shell has started in the background hand on that Ctrl-C is ignored
+        # Otherwise tests that a shell has started in the background pass on that Ctrl-C is ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: visible(out))
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
-    _, told = running.communicate(timeout=30)
-    assert running.returncode == 1 and "interrupted: the same command continues" in told and "Traceback" not in told
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 1 and "interrupted: the same command continues" in errors and "Traceback" not in errors
     assert not list(out.glob(".*.tmp-*")) and not (out / "dataset.json").exists()
     subprocess.run(command, check=True, capture_output=True)
-    told = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "stats.npz"}
-    assert told == unbroken
+    written = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "stats.npz"}
+    assert written == uninterrupted
 
 
-def test_two_conversions_into_one_folder_are_kept_apart(images, tmp_path):
+def test_two_conversions_into_one_folder_are_refused(images, tmp_path):
     out = tmp_path / "set"
     out.mkdir()
     with locked(out), pytest.raises(InputError, match="another command is writing to"):
@@ -163,11 +163,11 @@ def test_two_conversions_into_one_folder_are_kept_apart(images, tmp_path):
     write_dataset(images, out)
 
 
-def test_a_note_of_another_plan_or_a_lost_tar_is_not_believed(images, tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "set"
-    write_dataset(images, whole, ConvertOptions(shard_size=700_000))
-    wanted = {path.name: path.read_bytes() for path in whole.iterdir()}
-    shutil.copytree(whole, out)
+def test_a_done_marker_of_another_plan_or_without_its_tar_is_ignored(images, tmp_path):
+    complete, out = tmp_path / "complete", tmp_path / "set"
+    write_dataset(images, complete, ConvertOptions(shard_size=700_000))
+    wanted = {path.name: path.read_bytes() for path in complete.iterdir()}
+    shutil.copytree(complete, out)
     plan = Dataset.load(out).plan
     (out / "dataset.json").unlink()
     (out / ".plan").write_text(plan)
