@@ -28,16 +28,16 @@ GOOD = make_tar({"good.jpg": JPEG, "good.cls": b"0"})[: 2 * 512 + tars.padded(le
 
 HOSTILE = {
     "2^60 bytes": (member("a.jpg", binary(2**60)), r"'a\.jpg' declares 1152921504606846976 bytes and \d+ are left"),
-    "2^87 bytes": (member("a.jpg", binary(2**87)), "promises"),
-    "2^60 bytes in pax": (pax(record(b"size", b"%d" % 2**60)) + member("a.jpg", b"0"), "promises"),
-    "10^20 bytes in pax": (pax(record(b"size", b"9" * 20)) + member("a.jpg", b"0"), "promises"),
+    "2^87 bytes": (member("a.jpg", binary(2**87)), "declares"),
+    "2^60 bytes in pax": (pax(record(b"size", b"%d" % 2**60)) + member("a.jpg", b"0"), "declares"),
+    "10^20 bytes in pax": (pax(record(b"size", b"9" * 20)) + member("a.jpg", b"0"), "declares"),
     "negative size": (member("a.jpg", b"-0000001000"), "negative size"),
     "negative name": (member("a.jpg", b"-0000001000", b"L"), "negative size"),
     "negative binary size": (member("a.jpg", b"\xff" * 12), "negative size"),
-    "name of 2^60 bytes": (member("a.jpg", binary(2**60), b"L"), "promises"),
+    "name of 2^60 bytes": (member("a.jpg", binary(2**60), b"L"), "declares"),
     "name of a megabyte": (member("a.jpg", b"%o" % 2**20, b"L", bytes(2**20)), "a name of 1048576 bytes"),
-    "header of 2^60 bytes": (member("a.jpg", binary(2**60), b"x"), "promises"),
-    "global header of 2^60 bytes": (member("a.jpg", binary(2**60), b"g"), "promises"),
+    "header of 2^60 bytes": (member("a.jpg", binary(2**60), b"x"), "declares"),
+    "global header of 2^60 bytes": (member("a.jpg", binary(2**60), b"g"), "declares"),
     "wrong checksum": (
         member("a.jpg", b"5")[:-20] + bytes(8) + b"wrong" + bytes(7),
         "no tar header at byte .*checksum",
