@@ -260,7 +260,7 @@ class TrainConfig:
         must_agree=True,
     )
     compile: bool = option(
-        "Let torch.compile fuse the step; without it TorchScript fuses the normalization.",
+        "Let torch.compile fuse the step; without it the normalization runs as TorchScript.",
         "Speed",
         False,
         must_agree=True,
