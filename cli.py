@@ -226,7 +226,7 @@ def index(data: Path, workers: int | None) -> None:
     complete(dataset, workers)
     for name, split in dataset.splits.items():
         for sample in split.quarantined:
-            click.echo(f"  left out of {name}: {sample.shard}: {sample.key}: {sample.reason}")
+            click.echo(f"  not in the index of {name}: {sample.shard}: {sample.key}: {sample.reason}")
     click.echo(f"{data} has dataset.json, an index for each shard, and stats.npz")
 
 
