@@ -15,9 +15,9 @@ from trainer.launch import launch
 def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
     used = []
 
-    def recorded(dataset, **options):
-        used.append((options["threads"], options["prefetch"]))
-        return stream(dataset, **options)
+    def recorded(dataset, *, settings, **options):
+        used.append((settings.threads, settings.prefetch))
+        return stream(dataset, settings=settings, **options)
 
     monkeypatch.setattr(rank_setup, "stream", recorded)
     chosen = {"threads": None, "prefetch": 3, "affinity": None, "decode_on": None, "hw_decoder_load": None}
