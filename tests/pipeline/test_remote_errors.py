@@ -88,7 +88,7 @@ def test_what_is_missing_or_does_not_fit_is_reported(data, tmp_path, serve):
     for number, damaged in enumerate((lines[:1] + lines[2:], ["v1.2 1", lines[1]], beyond)):
         (copy / "train-000003.idx").write_text("\n".join([*damaged, ""]))
         # A cache of its own, so as not to wait for what is being fetched into the one before
-        refused(r"train-000003.idx (does not fit its tar|is not a whole)", f"cache{number}")
+        refused(r"train-000003.idx (does not fit its tar|is not a complete)", f"cache{number}")
     content = (copy / "dataset.json").read_text()
     (copy / "dataset.json").write_text("<html>")
     refused(rf"{server.url}dataset.json is damaged")
