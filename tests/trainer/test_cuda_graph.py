@@ -119,7 +119,7 @@ def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_cli):
         assert refused.returncode == 1
         assert refused.stderr.splitlines()[-1] == "Error: --cuda-graphs needs a CUDA device: leave it out on a CPU"
     refused = run_cli("throughput-bench", "--scaling", "--cuda-graphs", check=False)
-    assert "--scaling measures two ranks, too, and --cuda-graphs holds for one" in refused.stderr
+    assert "--scaling also measures several ranks, and --cuda-graphs works with one" in refused.stderr
 
 
 @pytest.mark.gpu
