@@ -206,6 +206,7 @@ class Trainer:
             "dataset": self.dataset.fingerprint,
             "classes": list(self.dataset.classes),
             **self.config.recorded(),
+            "data": self.dataset.where,  # a URL in its plain form
             "decoding": self.settings._asdict(),
             "versions": {
                 "python": platform.python_version(),
