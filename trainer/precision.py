@@ -15,14 +15,12 @@ from torch.utils._triton import has_triton
 
 from shards.errors import InputError
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-
 
 class Precision:
     """Autocast and gradient scaling for a `--precision`.
 
-    Args: name: one of PRECISIONS; world_size: how many processes train. When the gradients of one overflow all skip the
-    step, because each may hold another part of the model.
+    Args: name: fp32, tf32, bf16 or fp16; world_size: how many processes train. When the gradients of one overflow all
+    skip the step, because each may hold another part of the model.
     Raises: InputError for tf32 where there is no CUDA device.
     """
 

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -199,7 +199,7 @@ class Trainer:
             self.writer.save(self.step, self.model, self.optimizer, kept, best)
             self.saved = state
 
-    @property
+    @cached_property
     def record(self) -> dict[str, Any]:
         """What `config.json` and the checkpoints hold of this run."""
         return {
