@@ -1,27 +1,62 @@
 """What bounds training, from the stages' rates alone.
 
-The model: on a CPU the pipeline, preprocessing and the model share the cores, so an image takes the sum of their times.
-On a GPU they run beside one another, and the slowest sets the pace. Reading from storage runs beside them anywhere.
+The model: preprocessing and the model's step follow one another, and the pipeline works beside them, on the same cores
+or the same card. What it costs the step there is measured by the two stages "beside": both at once, each at full speed.
+Without these (older records) the times of what shares cores or a card add up, and otherwise the slower sets the pace.
+Reading from storage goes on beside everything.
 """
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from bench.schema import Diagnosis
 
 IMAGES, EPOCHS = 1_281_167, 90  # of ILSVRC-2012's training set, and the paper's passes over it (section 5)
 PAPER_HOURS = (5 * 24, 6 * 24)  # "between five and six days" (section 5)
 NAMES = {"read": "reading", "pipeline": "the pipeline", "feed": "preprocessing", "model": "the model"}
+CORES, CARD = "the cores", "the card"
 
 
-def predicted(rates: Mapping[str, float], shared_cores: bool) -> float:
-    """Images a second of training, from those of "read", "pipeline", "feed" and "model", each alone.
+class Machine(NamedTuple):
+    """What the prediction has to know of where the stages ran.
 
-    `shared_cores`: whether the model runs on the cores that decode.
+    cores: of the CPU; shared: what the pipeline and the model share: CORES, CARD, or None on a GPU whose images are
+    decoded on the CPU.
     """
-    parts = ("pipeline", "feed", "model")
-    together = 1 / sum(1 / rates[part] for part in parts) if shared_cores else min(rates[part] for part in parts)
-    return min(rates["read"], together)
+
+    cores: int
+    shared: str | None
+
+
+class Kept(NamedTuple):
+    """The share of its own rate that each keeps while both run; (1, 1): neither slows the other."""
+
+    pipeline: float
+    model: float
+
+
+def kept(rates: Mapping[str, float], shared: str | None) -> Kept:
+    """As measured by the stages "beside", or else as `shared` has it: see the top of this file."""
+    if "model beside" in rates:
+        return Kept(*(min(1.0, rates[f"{name} beside"] / rates[name]) for name in ("pipeline", "model")))
+    return Kept(0.5, 0.5) if shared else Kept(1.0, 1.0)
+
+
+def predicted(rates: Mapping[str, float], shared: str | None) -> float:
+    """Images a second of training, from those of "read", "pipeline", "feed" and "model", each alone, and from
+    "pipeline beside" and "model beside" where they are given.
+
+    Both run at once until the faster is ahead by its queue and waits; the slower then has everything to itself.
+    That is exact where they do not disturb each other (the longer time) and where they take turns (the sum of both).
+    """
+    share = kept(rates, shared)
+    pipeline, step = 1 / rates["pipeline"], 1 / rates["feed"] + 1 / rates["model"]  # seconds an image
+    if pipeline / share.pipeline < step / share.model:
+        together = step + pipeline * (1 - share.model) / share.pipeline
+    else:
+        together = pipeline + step * (1 - share.pipeline) / share.model
+    return min(rates["read"], 1 / together)
 
 
 def slowest_first(rates: Mapping[str, float]) -> list[str]:
@@ -45,16 +80,22 @@ def bottleneck(rates: Mapping[str, float]) -> str:
     return slowest
 
 
-def diagnose(
-    rates: Mapping[str, float], alternatives: Mapping[str, float], shared_cores: bool, cores: int
-) -> Diagnosis:
+def diagnose(rates: Mapping[str, float], alternatives: Mapping[str, float], machine: Machine) -> Diagnosis:
     """The bottleneck, the prediction, and what training would be with something changed.
 
     Args: rates: images a second by stage; alternatives: of the pipeline with one thing changed, by that thing's name.
     """
-    expected, measured = predicted(rates, shared_cores), rates["train"]
-    changes = improvements(rates, alternatives, shared_cores, cores)
+    expected, measured = predicted(rates, machine.shared), rates["train"]
+    changes = improvements(rates, alternatives, machine)
     hours = EPOCHS * IMAGES / measured / 3600
+    sentences = [bound_sentence(rates, changes)]
+    if machine.shared:
+        sentences.append(sharing_sentence(rates, machine.shared))
+    sentences += [
+        prediction_sentence(expected, measured),
+        f"The paper's {EPOCHS} epochs of {IMAGES:,} images would take {hours:,.1f} hours; the paper's took "
+        f"{PAPER_HOURS[0]} to {PAPER_HOURS[1]} (five to six days).",
+    ]
     return {
         "predicted_img_per_s": expected,
         "prediction_error": measured / expected - 1,
@@ -62,34 +103,46 @@ def diagnose(
         "next_bound": slowest_first(rates)[1],
         "would_be": [{"change": name, "img_per_s": rate} for name, rate in changes.items()],
         "paper_hours": hours,
-        "verdict": "\n".join(
-            (
-                bound_sentence(rates, changes),
-                prediction_sentence(expected, measured, shared_cores),
-                f"The paper's {EPOCHS} epochs of {IMAGES:,} images would take {hours:,.1f} hours; the paper's took "
-                f"{PAPER_HOURS[0]} to {PAPER_HOURS[1]} (five to six days).",
-            )
-        ),
+        "verdict": "\n".join(sentences),
     }
 
 
-def improvements(
-    rates: Mapping[str, float], alternatives: Mapping[str, float], shared_cores: bool, cores: int
-) -> dict[str, float]:
-    """Training as predicted, images a second, with more cores and with each alternative pipeline."""
-
-    def changed(**new: float) -> float:
-        return predicted({**rates, **new}, shared_cores)
-
+def improvements(rates: Mapping[str, float], alternatives: Mapping[str, float], machine: Machine) -> dict[str, float]:
+    """Training as predicted, images a second: with more cores, with decoding that costs the model nothing, and with
+    each alternative pipeline."""
     changes = {}
     first, second = slowest_first(rates)[:2]
-    if shared_cores:
+    if machine.shared == CORES:
         doubled = {name: 2 * rates[name] for name in ("pipeline", "feed", "model")}
-        changes[f"{2 * cores} cores"] = changed(**doubled)
+        changes[f"{2 * machine.cores} cores"] = predicted(changed(rates, **doubled), CORES)
+    elif machine.shared == CARD:
+        changes["decoding wholly hidden behind the model"] = predicted(undisturbed(rates), None)
     elif first == "pipeline":
-        needed = math.ceil(cores * rates[second] / rates["pipeline"])
-        changes[f"{needed} cores"] = changed(pipeline=rates["pipeline"] * needed / cores)
-    return changes | {name: changed(pipeline=rate) for name, rate in alternatives.items()}
+        needed = math.ceil(machine.cores * rates[second] / rates["pipeline"])
+        faster = changed(rates, pipeline=rates["pipeline"] * needed / machine.cores)
+        changes[f"{needed} cores"] = predicted(faster, None)
+    for name, rate in alternatives.items():
+        if name.startswith("--decode-on"):  # moves decoding to or from the card, where nobody measured both at once
+            shared = CARD if machine.shared is None else None
+            changes[name] = predicted({**undisturbed(rates), "pipeline": rate}, shared)
+        else:
+            changes[name] = predicted(changed(rates, pipeline=rate), machine.shared)
+    return changes
+
+
+def changed(rates: Mapping[str, float], **new: float) -> dict[str, float]:
+    """The rates with some stages changed, which keep the share of their rates that they keep beside each other."""
+    beside = {
+        f"{name} beside": rates[f"{name} beside"] * rate / rates[name]
+        for name, rate in new.items()
+        if f"{name} beside" in rates
+    }
+    return {**rates, **new, **beside}
+
+
+def undisturbed(rates: Mapping[str, float]) -> dict[str, float]:
+    """The rates without those that were measured beside each other."""
+    return {name: rate for name, rate in rates.items() if not name.endswith(" beside")}
 
 
 def bound_sentence(rates: Mapping[str, float], changes: Mapping[str, float]) -> str:
@@ -101,10 +154,20 @@ def bound_sentence(rates: Mapping[str, float], changes: Mapping[str, float]) -> 
     )
 
 
-def prediction_sentence(expected: float, measured: float, shared_cores: bool) -> str:
-    error = measured / expected - 1
-    how = "shared cores add the times up" if shared_cores else "the slowest part sets the pace"
+def sharing_sentence(rates: Mapping[str, float], shared: str) -> str:
+    """How decoding and training slow each other."""
+    if "model beside" not in rates:
+        return f"Decoding and training share {shared}, so their times add up."
+    share = kept(rates, shared)
     return (
-        f"Predicted {expected:,.1f} img/s ({how}), measured {measured:,.1f}: {abs(error):.0%} "
+        f"Decoding and training share {shared}: at the same time the pipeline makes {share.pipeline:.0%} of its own "
+        f"rate and the model {share.model:.0%} of its own."
+    )
+
+
+def prediction_sentence(expected: float, measured: float) -> str:
+    error = measured / expected - 1
+    return (
+        f"Predicted {expected:,.1f} img/s from the stages, measured {measured:,.1f}: {abs(error):.0%} "
         f"{'below' if error < 0 else 'above'}{'' if abs(error) <= 0.1 else ', which the model does not explain'}."
     )

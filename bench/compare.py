@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from bench.schema import SCHEMA, Report, StageRow
 from shards.errors import InputError
@@ -26,18 +26,25 @@ def compare(first: Path, second: Path) -> str:
     file that `throughput-bench --json` did not write."""
     one, two = (read_report(path) for path in (first, second))
     lines = [f"A: {first}: {one['data']['name']}", f"B: {second}: {two['data']['name']}"]
-    differing = [
-        f"{key}: {one.get(key)} in A, {two.get(key)} in B"
-        for key in ("machine", "data", *SETTINGS)
-        if (one.get(key) or None) != (two.get(key) or None)  # an option that a file is too old for was off
-    ]
-    lines += differing or ["The same machine, data and settings."]
+    a, b = conditions(one), conditions(two)
+    # An option that a file is too old for was off
+    differing = [f"{key}: {a[key]} in A, {b[key]} in B" for key in a if (a[key] or None) != (b[key] or None)]
+    lines += differing
+    if not [line for line in differing if not line.startswith("commit: ")]:
+        lines.append("The same machine, data and settings.")
     lines.append(f"{'img/s':<18}{'A':>10}{'B':>10}{'B / A':>8}  beyond the spread")
     for row in compare_stages(one["stages"], two["stages"]):
         rates = f"{row['a']:>10,.0f}{row['b']:>10,.0f}{row['ratio']:>8.2f}"
         lines.append(f"{row['name']:<18}{rates}  {'yes' if row['differs'] else 'no'}")
     lines.append(f"Bound by: {one['bottleneck']} in A, {two['bottleneck']} in B")
     return "\n".join(lines)
+
+
+def conditions(report: Report) -> dict[str, Any]:
+    """What a run's figures depend on, by name."""
+    machine = dict(report.get("machine", {}))
+    commit = machine.pop("commit", None)
+    return {"commit": commit, "machine": machine, **{key: report.get(key) for key in ("data", *SETTINGS)}}
 
 
 def compare_stages(first: Sequence[StageRow], second: Sequence[StageRow]) -> list[Comparison]:

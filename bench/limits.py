@@ -4,11 +4,12 @@ Each is measured on all ranks at once, and alone: no loader, no model.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import nvidia.nvimgcodec as nvimgcodec
 import torch
@@ -27,6 +28,14 @@ READ_SIZE = 2**20  # bytes of one read
 MAX_READ = 2**30  # bytes of shards that are read to measure the storage's rate
 COPY_SIZE = 2**26  # bytes of a copy: beyond the caches
 GPU_BATCH = 64  # images that nvImageCodec decodes at once
+# nvImageCodec, and its parts that may decode a JPEG on a GPU; the hybrid decoder shares an image between a core and the
+# GPU's multiprocessors
+ENGINE, HYBRID, ALL_DECODERS = "JPEG engine", "hybrid decoder", "all decoders"
+GPU_DECODERS = {
+    "nvImageCodec": None,
+    ENGINE: nvimgcodec.BackendKind.HW_GPU_ONLY,
+    HYBRID: nvimgcodec.BackendKind.HYBRID_CPU_GPU,
+}
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
@@ -86,18 +95,40 @@ def decode(jpegs: list[bytes], seconds: float, context: RankContext) -> Limit:
     return Limit(rate, "pictures", what, cpu)
 
 
-def gpu_decode(jpegs: list[bytes], seconds: float, context: RankContext) -> Limit:
-    """nvImageCodec alone, with the GPU's hardware decoder where it has one."""
-    decoder = nvimgcodec.Decoder(device_id=context.device_id, max_num_cpu_threads=context.threads)
+def gpu_decode(jpegs: list[bytes], part: str, seconds: float, context: RankContext) -> Limit:
+    """nvImageCodec alone, or one part of it alone: see GPU_DECODERS. An image that the part cannot decode does not
+    count, and on a GPU that has no such part the rate is 0."""
+    decoder = gpu_decoder(part, context.device_id, context.threads)
+    if decoder is None:
+        return Limit(0.0, "pictures", f"{part}: this GPU has none")
     streams = [nvimgcodec.CodeStream(jpeg) for jpeg in jpegs]
     batches = [streams[begin : begin + GPU_BATCH] for begin in range(0, len(streams), GPU_BATCH)]
 
-    def step() -> None:
-        for batch in batches:
-            decoder.decode(batch)
+    def step() -> int:
+        return sum(image is not None for batch in batches for image in decoder.decode(batch))
 
-    rate = timed(step, len(jpegs), seconds, context).median
-    return Limit(rate, "pictures", "nvImageCodec decoding on the GPU, from memory")
+    decoded = step()
+    rate = timed(step, decoded, seconds, context).median if decoded else 0.0
+    return Limit(rate, "pictures", f"{part} decoding on the GPU, from memory")
+
+
+def gpu_decoder(part: str, device_id: int | None, threads: int) -> Any:
+    """A decoder of nvImageCodec that has no other parts; None where the GPU does not have this one."""
+    kind = GPU_DECODERS[part]
+    if kind is None:
+        return nvimgcodec.Decoder(device_id=device_id, max_num_cpu_threads=threads)
+    try:
+        return nvimgcodec.Decoder(device_id=device_id, max_num_cpu_threads=threads, backends=[nvimgcodec.Backend(kind)])
+    except RuntimeError:
+        return None
+
+
+def all_decoders(measured: Mapping[str, Limit]) -> Limit:
+    """What a GPU and the cores beside it decode at most, from each part measured alone: the JPEG engine, and the cores
+    at whichever serves them better, libjpeg-turbo or their half of the hybrid decoder."""
+    cores = max(("libjpeg-turbo", HYBRID), key=lambda name: measured[name].rate)
+    rate = measured[ENGINE].rate + measured[cores].rate
+    return Limit(rate, "pictures", f"the sum of {ENGINE} and {cores}, each measured alone")
 
 
 def matmul(precision: str, seconds: float, context: RankContext) -> Limit:
@@ -148,7 +179,7 @@ def available(
         "libjpeg-turbo": lambda: decode(jpegs, seconds, context),
     }
     if on_gpu:
-        limits["nvImageCodec"] = lambda: gpu_decode(jpegs, seconds, context)
+        limits |= {part: partial(gpu_decode, jpegs, part, seconds, context) for part in GPU_DECODERS}
     limits["matmul"] = lambda: matmul(precision, seconds, context)
     limits["memory"] = lambda: memory(seconds, context)
     if on_gpu:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.exchange import record_exchange
 from bench.harness.datasets import repeated
 from bench.harness.model_step import ModelStep
-from bench.harness.timing import Timed, timed
+from bench.harness.timing import Timed, timed, timed_beside
 from bench.rank_setup import RankSetup
 from pipeline.geometry import CROP
 from pipeline.loader import Batch, Loader
@@ -84,6 +84,25 @@ class ModelStages:
         """A training step on a batch that stays on the device: the stage "model"."""
         step, images, labels = self.prepared.step, self.prepared.images, self.prepared.labels
         return self.setup.time(lambda: step.update(images, labels))
+
+    @functools.cached_property
+    def beside(self) -> tuple[Timed, Timed]:
+        """The stages "pipeline beside" and "model beside": each at full speed on the cores or the card that it shares
+        with the other. The model trains on its one batch, and the pipeline's batches are dropped."""
+        step, images, labels = self.prepared.step, self.prepared.images, self.prepared.labels
+        batches, context, config = self.setup.batches(), self.context, self.setup.config
+        stream = torch.cuda.Stream(context.device) if context.device_id is not None else None  # type: ignore[no-untyped-call]
+
+        def drop_batch() -> None:
+            with torch.cuda.stream(stream):  # does nothing on a CPU
+                next(batches)
+                if stream is not None:
+                    stream.synchronize()  # a batch counts once it is there
+
+        model, pipeline = timed_beside(
+            lambda: step.update(images, labels), drop_batch, self.setup.images, config.seconds, context
+        )
+        return pipeline, model
 
     def train(self) -> Timed:
         """Loading, preprocessing and the training step together."""

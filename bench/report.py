@@ -73,7 +73,9 @@ def page(report: Report) -> str:
 
 
 def _stage(stage: StageRow, limits: dict[str, LimitRow]) -> str:
-    limit = limits[stage["limit"]]["what"] if stage["limit"] in limits else "the prediction from its parts"
+    others = {"predicted": "the prediction from its parts"}
+    name = stage["limit"]
+    limit = limits[name]["what"] if name in limits else others.get(name, f"{name} alone")
     note = (
         f"{stage['of_limit']:.0%} of {stage['limit_img_per_s']:,.0f} img/s: {limit}. "
         f"p10 {stage['p10']:,.0f}, p90 {stage['p90']:,.0f}; {stage['cpu_use']:.1f} CPUs, "

@@ -11,6 +11,8 @@
     forward           the model's logits
     forward+backward  and all gradients
     model             and the optimizer's update: a training step on a batch that stays on the device
+    pipeline beside   "pipeline" and "model" at the same time: the batches are dropped, and the model trains on its own
+    model beside      the same, of the model
     train             pipeline, feed and model together, as training runs them
 
 All ranks run a stage at once and their images add up; two towers work on the same images, so each counts half of them.
@@ -59,6 +61,8 @@ def measure_rank(
             line = measurement.run()
             progress.advance()
             progress.say(line)
+    if limits.ENGINE in results.limits:
+        results.limits[limits.ALL_DECODERS] = limits.all_decoders(results.limits)
     results.flop_per_image, results.sent_per_image = model.flop_per_image(), model.sent_per_image
     if context.rank == 0:
         result_path.write_text(json.dumps(build_report(setup, results)))
@@ -93,6 +97,8 @@ def measurements(setup: RankSetup, model: ModelStages, small: Path, results: Res
         "forward": model.forward,
         "forward+backward": model.forward_backward,
         "model": model.update,
+        "pipeline beside": lambda: model.beside[0],
+        "model beside": lambda: model.beside[1],
         "train": model.train,
     }
     references = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bench import bottleneck
 from bench.harness.machine import describe_machine
 from bench.harness.timing import Timed
-from bench.limits import Limit
+from bench.limits import ALL_DECODERS, Limit
 from bench.model_stages import FIRST_STEPS
 from bench.rank_setup import RankSetup
 from bench.schema import SCHEMA, Alternative, Diagnosis, Report, StageRow
@@ -77,17 +77,21 @@ def build_report(setup: RankSetup, results: Results) -> Report:
 
 def diagnose(setup: RankSetup, results: Results) -> Diagnosis:
     """What `bench.bottleneck` concludes."""
-    context = setup.context
     rates = {name: one.median for name, one in results.stages.items()}
     changed = {name: one.median for name, one in results.alternatives.items() if name != ALL_RANKS_DECODE_ALL}
-    shared_cores = context.device_id is None
-    return bottleneck.diagnose(rates, changed, shared_cores, context.threads * context.world_size)
+    shared = bottleneck.CORES if setup.context.device_id is None else bottleneck.CARD if decodes_on_gpu(setup) else None
+    cores = setup.context.threads * setup.context.world_size
+    return bottleneck.diagnose(rates, changed, bottleneck.Machine(cores, shared))
+
+
+def decodes_on_gpu(setup: RankSetup) -> bool:
+    return setup.settings.decode_on == "device" and setup.context.device_id is not None
 
 
 def stage_rows(setup: RankSetup, results: Results, predicted: float) -> list[StageRow]:
-    """Each stage beside its limit; that of training is the `predicted` rate."""
-    gpu_decodes = setup.settings.decode_on == "device" and setup.context.device_id is not None
-    decoder = "nvImageCodec" if gpu_decodes else "libjpeg-turbo"
+    """Each stage beside its limit; that of training is the `predicted` rate, and that of two stages at the same time
+    what each makes alone."""
+    decoder = ALL_DECODERS if decodes_on_gpu(setup) else "libjpeg-turbo"
     # For each stage, its limit and how much of the limit's unit an image takes
     work: dict[str, tuple[str, float]] = {
         "read": ("storage", image_bytes(setup.dataset)),
@@ -101,6 +105,9 @@ def stage_rows(setup: RankSetup, results: Results, predicted: float) -> list[Sta
     for name, one in results.stages.items():
         limit, per_image = work.get(name, ("predicted", 0))
         most = results.limits[limit].rate / per_image if name in work else predicted
+        if name.endswith(" beside"):
+            limit = name.removesuffix(" beside")
+            most = results.rate(limit)
         rows.append(
             {
                 "name": name,

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from shards.processes import cores
 from trainer.model_parallel import unsharded_layout
 from trainer.rank import RankContext
 
+PROJECT = Path(__file__).parents[2]
+
 
 def describe_machine(context: RankContext) -> dict[str, Any]:
-    """The machine, as reports record it: {"cpu", "cores", "memory_gib", "device", "gpus", "python", "torch", "dali"}
-    and, with a GPU, "gpu", its name."""
+    """The machine, as reports record it: {"cpu", "cores", "memory_gib", "device", "gpus", "python", "torch", "dali",
+    "commit"} and, with a GPU, "gpu", its name."""
     described = {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -25,10 +28,22 @@ def describe_machine(context: RankContext) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "dali": dali.__version__,
+        "commit": commit(),
     }
     if context.device_id is not None:
         described["gpu"] = torch.cuda.get_device_name(context.device)
     return described
+
+
+def commit() -> str | None:
+    """The commit that is checked out here, with "-dirty" where files differ from it; None outside a checkout."""
+    if not (PROJECT / ".git").exists():
+        return None
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def cpu_name() -> str:

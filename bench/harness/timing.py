@@ -2,7 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,6 +45,57 @@ def timed(step: Callable[[], object], count: float, seconds: float, context: Ran
     A first step and another tenth of the time are not counted: they fill buffers, caches and queues, and TorchScript
     profiles in them. A window has one step at least, so slow steps take longer than `seconds`.
     """
+    return _timed(step, count, seconds, context)[0]
+
+
+def timed_beside(
+    step: Callable[[], object], other: Callable[[], object], count: float, seconds: float, context: RankContext
+) -> tuple[Timed, Timed]:
+    """Times `step` as `timed` does while a thread of its own repeats `other` as fast as it can, and `other`, too; a
+    call of either counts for `count`."""
+    with _repeated(other) as ends:
+        result, windows = _timed(step, count, seconds, context)
+    calls = np.arange(len(ends))
+    # A call that a window's border divides counts for the part of its time that lies within
+    done = [np.interp(window, ends, calls) for window in windows]
+    own = [float(count * np.diff(calls)[0] / np.diff(window)[0]) for calls, window in zip(done, windows, strict=True)]
+    rates = [context.all_reduce(rate, dist.ReduceOp.SUM) for rate in own]
+    return result, result._replace(rates=rates, devices=gathered(float(np.median(own)), context))
+
+
+@contextmanager
+def _repeated(step: Callable[[], object]) -> Iterator[list[float]]:
+    """Repeats `step` in a thread while the block runs, which begins after the first call; gives the times at which
+    calls ended, of which the last is after the block's end. Raises what `step` raises, at the block's end."""
+    ends: list[float] = []
+    begun, over = threading.Event(), threading.Event()
+
+    def repeat() -> None:
+        try:
+            while not ends or not over.is_set():
+                step()
+                ends.append(time.perf_counter())
+                begun.set()
+        finally:
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        thread = pool.submit(repeat)
+        begun.wait()
+        try:
+            yield ends
+        finally:
+            over.set()
+        thread.result()
+
+
+Window = tuple[float, float]  # when it began and ended, by time.perf_counter
+
+
+def _timed(
+    step: Callable[[], object], count: float, seconds: float, context: RankContext
+) -> tuple[Timed, list[Window]]:
+    """What `timed` returns, and its windows."""
 
     def run(steps: int) -> float:
         began = time.perf_counter()
@@ -60,19 +113,23 @@ def timed(step: Callable[[], object], count: float, seconds: float, context: Ran
     steps = max(1, int(steps * seconds / WINDOWS / spent))
     own: list[float] = []
     rates: list[float] = []
+    windows: list[Window] = []
     with _Usage(context) as usage:
         for _ in range(WINDOWS):
+            began = time.perf_counter()
             own.append(steps * count / run(steps))
+            windows.append((began, time.perf_counter()))
             rates.append(context.all_reduce(own[-1], dist.ReduceOp.SUM))
     ranks = gathered((float(np.median(own)), usage.cpu, usage.gpu, usage.memory), context)
     busy = [gpu for _, _, gpu, _ in ranks if gpu is not None]
-    return Timed(
+    result = Timed(
         rates,
         devices=[median for median, *_ in ranks],
         cpu=sum(cpu for _, cpu, *_ in ranks),
         gpu=sum(busy) / len(busy) if busy else None,
         memory=max(memory for *_, memory in ranks),
     )
+    return result, windows
 
 
 def gathered(value: T, context: RankContext) -> list[T]:

@@ -37,3 +37,12 @@ def test_a_file_that_cannot_be_compared_is_named(tmp_path, content, complaint):
     path.write_text(content)
     with pytest.raises(InputError, match=complaint):
         compare(path, path)
+
+
+def test_two_commits_of_the_same_machine_and_settings_are_named_as_that(tmp_path):
+    paths = [report_file(tmp_path / f"{name}.json", model=50) for name in ("one", "two")]
+    for path, commit in zip(paths, ("abc1234", "def5678"), strict=True):
+        report = json.loads(path.read_text())
+        path.write_text(json.dumps({**report, "data": {"name": "set"}, "machine": {"cores": 2, "commit": commit}}))
+    text = compare(*paths)
+    assert "commit: abc1234 in A, def5678 in B\nThe same machine, data and settings." in text

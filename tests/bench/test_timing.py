@@ -6,7 +6,7 @@ import time
 import pytest
 
 from bench.harness.machine import cpu_context
-from bench.harness.timing import timed
+from bench.harness.timing import timed, timed_beside
 
 HERE = cpu_context()
 
@@ -21,6 +21,23 @@ def test_the_clock_covers_the_windows_alone():
     result = timed(step, 5, 0.5, HERE)
     assert result.median == pytest.approx(500, rel=0.15) and len(result.rates) == 5
     assert result.cpu < 0.5 and result.gpu is None and result.memory > 2**20
+
+
+def test_two_steps_at_once_each_have_their_own_rate():
+    one, other = timed_beside(lambda: time.sleep(0.01), lambda: time.sleep(0.04), 5, 0.5, HERE)
+    assert one.median == pytest.approx(500, rel=0.15) and other.median == pytest.approx(125, rel=0.15)
+    assert len(other.rates) == 5 and other.memory == one.memory
+    # A call that outlasts all windows counts for the part of it that lies within them
+    _, slow = timed_beside(lambda: time.sleep(0.01), lambda: time.sleep(1), 5, 0.2, HERE)
+    assert slow.median == pytest.approx(5, rel=0.15)
+
+
+def test_what_the_step_beside_raises_is_raised():
+    def fail():
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        timed_beside(lambda: time.sleep(0.01), fail, 1, 0.1, HERE)
 
 
 def test_a_peak_of_memory_is_of_its_own_stage():
