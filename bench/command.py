@@ -9,11 +9,13 @@ import os
 import tempfile
 from pathlib import Path
 
+import torch
+
 from bench import limits, scaling
 from bench.config import BenchConfig
 from bench.harness.datasets import read_jpegs, write_images
 from bench.loaders.base import write_image_set
-from bench.loaders.compare import ROUNDS, compare_loaders, comparison_table
+from bench.loaders.compare import ROUNDS, Work, compare_loaders, comparison_table
 from bench.report import page
 from bench.schema import Report
 from bench.stages import measure_rank
@@ -49,7 +51,8 @@ def run(config: BenchConfig) -> None:
         print(table(report), flush=True)
         if config.with_peers:
             images = write_image_set(Dataset.load(data), folder)
-            report["peers"] = compare_loaders(images, config.batch_size, config.seconds, ROUNDS)
+            device = torch.device("cuda", 0) if report["machine"]["device"] == "cuda" else torch.device("cpu")
+            report["peers"] = compare_loaders(Work(images, config.batch_size, cores(), device, config.seconds), ROUNDS)
             print(comparison_table(report["peers"]), flush=True)
         if config.with_scaling:
             report["scaling"] = scaling.measure(config, data, folder)

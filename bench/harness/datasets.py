@@ -15,11 +15,11 @@ MIN_EPOCH = 12_800  # images: an epoch of ImageNet begins a hundred times more r
 MAX_SHARDS = 256  # of an epoch, unless the data set has more: DALI keeps every one open
 
 
-def repeated(dataset: Dataset) -> Dataset:
-    """The train split several times over, if it is small. Otherwise the beginnings of epochs would count for more than
-    they do in ImageNet."""
+def repeated(dataset: Dataset, least: int = MIN_EPOCH) -> Dataset:
+    """The train split several times over, if it has fewer than `least` images. Otherwise the beginnings of epochs would
+    count for more than they do in ImageNet."""
     split = dataset.split("train")
-    times = min(-(-MIN_EPOCH // split.samples), max(1, MAX_SHARDS // len(split.shards)))
+    times = min(-(-least // split.samples), max(1, MAX_SHARDS // len(split.shards)))
     return replace(dataset, splits={"train": replace(split, shards=split.shards * times)})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from bench.harness.datasets import read_jpegs, write_images
@@ -46,13 +47,29 @@ class LoaderSpec(NamedTuple):
     """A loader to compare with.
 
     package: its distribution's name on PyPI; modules: what has to be importable; batches: from the images, the batch
-    size and the number of workers to batches without end, N x 224 x 224 x 3 or N x 3 x 224 x 224, uint8.
+    size, the number of workers and the device that trains to batches without end, N x 224 x 224 x 3 or
+    N x 3 x 224 x 224, uint8, on that device or, for `arrive` to copy, in the host's memory, best in pinned pages;
+    decodes_on: where it decodes for a GPU; needs_gpu: whether it does not run for a CPU.
     """
 
     name: str
     package: str
     modules: tuple[str, ...]
-    batches: Callable[[ImageSet, int, int], Iterator[Tensor]]
+    batches: Callable[[ImageSet, int, int, torch.device], Iterator[Tensor]]
+    decodes_on: str = "CPU"
+    needs_gpu: bool = False
+
+
+def arrive(batch: Tensor, device: torch.device) -> Tensor:
+    """The batch on the device that trains, its copy queued and not waited for."""
+    if device.type == "cpu" or batch.device == device:
+        return batch
+    return (batch if batch.is_pinned() else batch.pin_memory()).to(device, non_blocking=True)
+
+
+def pinned(device: torch.device) -> bool:
+    """Whether a DataLoader is to put its batches into pinned memory, from which a GPU copies by itself."""
+    return device.type == "cuda"
 
 
 def write_image_set(dataset: Dataset, folder: Path) -> ImageSet:

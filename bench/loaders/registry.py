@@ -10,7 +10,9 @@ from bench.loaders.with_tf_data import TF_DATA
 
 OTHERS = (
     with_dataloader.PILLOW,
+    with_dataloader.SIMPLEJPEG,
     with_dataloader.TORCHVISION,
+    with_dataloader.NVJPEG,
     with_webdataset.PILLOW,
     with_webdataset.SIMPLEJPEG,
     with_webdataset.OPENCV,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -48,14 +49,16 @@ def write_beton(files: list[str], path: Path) -> None:
     DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(samples)
 
 
-def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:
+def batches(images: ImageSet, batch_size: int, workers: int, device: torch.device) -> Iterator[Tensor]:
     from ffcv.fields.decoders import CenterCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import RandomHorizontalFlip, ToTensor
+    from ffcv.transforms import RandomHorizontalFlip, ToDevice, ToTensor
 
     once = images._replace(repeats=1)
     folder = once.converted("ffcv", lambda folder: write_beton(once.files, folder / "images.beton"))
     steps = [CenterCropRGBImageDecoder((SIZE, SIZE), ratio=1), random_crop(), RandomHorizontalFlip(), ToTensor()]
+    if device.type == "cuda":
+        steps.append(ToDevice(device, non_blocking=True))
     options = {"indices": list(range(len(once.files))) * images.repeats, "pipelines": {"image": steps}}
     loader = Loader(
         str(folder / "images.beton"), batch_size, workers, order=OrderOption.RANDOM, drop_last=True, **options

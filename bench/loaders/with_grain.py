@@ -10,7 +10,7 @@ from bench.loaders.base import ImageSet, LoaderSpec
 from bench.loaders.transform import with_pillow
 
 
-def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:
+def batches(images: ImageSet, batch_size: int, workers: int, device: torch.device) -> Iterator[Tensor]:
     import grain  # optional
     from array_record.python.array_record_module import ArrayRecordWriter
 

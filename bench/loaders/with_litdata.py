@@ -5,13 +5,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from bench.loaders.base import ImageSet, LoaderSpec, endless
+from bench.loaders.base import ImageSet, LoaderSpec, endless, pinned
 from bench.loaders.transform import read_sample, stack_samples
 
 
-def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:
+def batches(images: ImageSet, batch_size: int, workers: int, device: torch.device) -> Iterator[Tensor]:
     import litdata  # optional
 
     def write(folder: Path) -> None:
@@ -22,6 +23,7 @@ def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]
 
     samples = litdata.StreamingDataset(str(images.converted("litdata", write)), shuffle=True, drop_last=True)
     options = {"num_workers": workers, "persistent_workers": True, "collate_fn": stack_samples}
+    options["pin_memory"] = pinned(device)
     return endless(litdata.StreamingDataLoader(samples, batch_size=batch_size, **options))
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bench.loaders.base import ImageSet, LoaderSpec, endless
+from bench.loaders.base import ImageSet, LoaderSpec, endless, pinned
 from bench.loaders.transform import read_sample, stack_samples
 
 
-def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:
+def batches(images: ImageSet, batch_size: int, workers: int, device: torch.device) -> Iterator[Tensor]:
     import streaming  # optional
 
     def write(folder: Path) -> None:
@@ -28,6 +29,7 @@ def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]
         persistent_workers=True,
         drop_last=True,
         collate_fn=stack_samples,
+        pin_memory=pinned(device),
     )
     return endless(loader)
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bench.loaders.base import ImageSet, LoaderSpec
@@ -11,7 +12,7 @@ from bench.loaders.transform import draw_crop
 from pipeline.geometry import CROP, SIZE
 
 
-def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:
+def batches(images: ImageSet, batch_size: int, workers: int, device: torch.device) -> Iterator[Tensor]:
     from spdl import io as media  # optional
     from spdl.pipeline import PipelineBuilder
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
@@ -11,7 +12,7 @@ from bench.loaders.base import ImageSet, LoaderSpec
 from pipeline.geometry import CROP, MARGIN, SIZE
 
 
-def batches(images: ImageSet, batch_size: int, workers: int) -> Iterator[Tensor]:
+def batches(images: ImageSet, batch_size: int, workers: int, device: torch.device) -> Iterator[Tensor]:
     import tensorflow as tf  # optional
 
     once = images._replace(repeats=1)
