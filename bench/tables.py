@@ -1,7 +1,7 @@
-"""Writes the figures of README.md and docs/speed.md, between two markers, from bench/results/*.json: measured, not
-typed.
+"""Writes the figures of README.md and docs, between two markers, from bench/results/*.json: measured, not typed.
+A GPU's records are columns as soon as they lie there: throughput-h200-*.json, peers-h200-*.json, step-h200.json.
 
-python -m bench.tables          writes both
+python -m bench.tables          writes all
 python -m bench.tables --check  fails where one is not what would be written
 """
 
@@ -25,6 +25,7 @@ TRAINING_RUNS = {
     "at-256-two-towers": "at 256, two processes",
     "at-256-quarter-width": "at 256, a quarter of the kernels",
 }
+SIZE = 256  # at which the images of the first table are stored
 LOADER_RUNS = {"originals": "originals", "at-256": "at 256"}
 
 
@@ -33,12 +34,113 @@ def read(study: str, run: str = "") -> Report:
     return report
 
 
+def gpu_reports(study: str) -> dict[str, Report]:
+    """Every record of a study on a GPU, by its file's name."""
+    reports = {path.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{study}-*.json"))}
+    return {name: report for name, report in reports.items() if report["machine"]["device"] == "cuda"}
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def commands(reports: dict[str, Report]) -> str:
     return "; ".join(f"`{report['command']}`" for report in reports.values())
+
+
+def rate(report: Report, stage: str) -> float:
+    """A stage's rate in a run's record."""
+    rates: dict[str, float] = {one["name"]: one["img_per_s"] for one in report["stages"]}
+    return rates[stage]
+
+
+def fastest_gpu_run() -> tuple[str, Report]:
+    """The recorded run on a GPU that trains fastest on images stored at 256, and its file's name."""
+    runs = [(name, run) for name, run in gpu_reports("throughput").items() if run["stored"] == SIZE]
+    return max(runs, key=lambda run: rate(run[1], "train"))
+
+
+def conditions(report: Report) -> str:
+    """How a run trained."""
+    flags = {"compile": "--compile", "cuda_graphs": "--cuda-graphs"}
+    options = "".join(f", `{option}`" for name, option in flags.items() if report.get(name))
+    return f"batch {report['batch_size']}, {report['precision']}{options}"
+
+
+def headline() -> str:
+    """The first table: training and the data path, the fastest recorded GPU run beside two cores."""
+    (name, gpu), cpu = fastest_gpu_run(), read("throughput", "at-256")
+    on_gpu = next((loader_rates(report) for report in gpu_reports("peers").values() if report["stored"] == SIZE), {})
+    on_cpu = loader_rates(read("peers", "at-256"))
+    ours = next(iter(on_cpu))
+
+    def fastest(rates: dict[str, float], most: int) -> list[str]:
+        return sorted(rates.keys() - {ours}, key=lambda name: -rates[name])[:most]
+
+    def cell(rates: dict[str, float], name: str) -> str:
+        return f"{rates[name]:,.0f}" if name in rates else "not measured"
+
+    others = dict.fromkeys([*fastest(on_gpu, 6), *fastest(on_cpu, 6)])
+    data_path = on_gpu.get(ours, rate(gpu, "pipeline")), on_cpu[ours]
+    machine = gpu["machine"]
+    rows = [
+        ["**training**, end to end", f"**{rate(gpu, 'train'):,.0f}**", f"{rate(cpu, 'train'):,.0f}"],
+        [
+            "ImageNet's 90 epochs (the paper: five to six days on two GPUs)",
+            f"**{gpu['paper_hours']:.1f} hours**",
+            f"{cpu['paper_hours']:.0f} hours",
+        ],
+        ["the model alone", f"{rate(gpu, 'model'):,.0f}", f"{rate(cpu, 'model'):,.0f}"],
+        [f"**the data path alone: {ours}**", *(f"**{speed:,.0f}**" for speed in data_path)],
+        *([name, cell(on_gpu, name), cell(on_cpu, name)] for name in others),
+    ]
+    head = ["images a second, images stored at 256", f"one {machine['gpu']}, {machine['cores']} cores", "two CPU cores"]
+    return (
+        f"{table(head, rows)}\n\nThe GPU's column: {conditions(gpu)}, commit {machine['commit']} "
+        f"(`bench/results/{name}`); the CPU's: {conditions(cpu)}."
+    )
+
+
+def training_on_a_gpu() -> str:
+    reports = {name.removesuffix(".json"): report for name, report in gpu_reports("throughput").items()}
+    versions = ("gpu", "cores", "torch", "dali", "commit")
+    described = [[what, *(str(report["machine"].get(what, "")) for report in reports.values())] for what in versions]
+    described.append(["training", *map(conditions, reports.values())])
+    changed = dict.fromkeys(one["name"] for report in reports.values() for one in report["alternatives"])
+    alternatives = [
+        [
+            f"pipeline, `{name}`" if name.startswith("--") else f"pipeline, {name}",
+            *(cell_of(report["alternatives"], name) for report in reports.values()),
+        ]
+        for name in changed
+    ]
+    rows = [*described, *stage_rows(reports), *alternatives, *ratio_rows(reports)]
+    return (
+        "**Training on one GPU**, the same way; each column is a record of `bench/results`.\n\n"
+        + table(["stage", *(f"`{name}`" for name in reports)], rows)
+        + f"\n\nMeasured by {commands(reports)}."
+    )
+
+
+def gpu_limits() -> str:
+    """What the machines with a GPU could do at most."""
+    reports = {name.removesuffix(".json"): report for name, report in gpu_reports("throughput").items()}
+    names = dict.fromkeys(name for report in reports.values() for name in report["limits"])
+    units = {"pictures": ("img/s", 1.0, ",.0f"), "bytes": ("GB/s", 1e9, ",.0f"), "FLOP": ("TFLOP/s", 1e12, ",.0f")}
+
+    def cell(limit: dict[str, Any] | None) -> str:
+        if limit is None:
+            return ""
+        unit, scale, form = units[limit["unit"]]
+        return f"{limit['rate'] / scale:{form}} {unit}"
+
+    rows = [[name, *(cell(report["limits"].get(name)) for report in reports.values())] for name in names]
+    return table(["at most", *(f"`{name}`" for name in reports)], rows)
+
+
+def cell_of(rows: list[dict[str, Any]], name: str) -> str:
+    """The rate of the row of that name, empty without one."""
+    return next((f"{row['img_per_s']:,.0f}" for row in rows if row["name"] == name), "")
 
 
 def training() -> str:
@@ -61,8 +163,8 @@ def stage_rows(reports: dict[str, Report]) -> list[list[str]]:
     def cell(stage: dict[str, Any] | None) -> str:
         return f"{stage['img_per_s']:,.0f} ({stage['of_limit']:.0%})" if stage else ""
 
-    # Two processes have a stage that one does not have
-    names = max(stages, key=len)
+    # Two processes have a stage that one does not have, and older records lack some
+    names = dict.fromkeys([*max(stages, key=len), *(name for run in stages for name in run)])
     return [[name, *(cell(run.get(name)) for run in stages)] for name in names]
 
 
@@ -76,9 +178,11 @@ def ratio_rows(reports: dict[str, Report]) -> list[list[str]]:
     rows = []
     for name, label in labels.items():
         ratios = [report["ratios"].get(name) for report in reports.values()]
-        rows.append([label, *(f"{ratio['ratio']:.2f}" if ratio else "" for ratio in ratios)])
+        if any(ratios):
+            rows.append([label, *(f"{ratio['ratio']:.2f}" if ratio else "" for ratio in ratios)])
     rows.append(["bound by", *(report["bottleneck"] for report in reports.values())])
-    rows.append(["90 epochs of ImageNet, hours", *(f"{report['paper_hours']:,.0f}" for report in reports.values())])
+    hours = [report["paper_hours"] for report in reports.values()]
+    rows.append(["90 epochs of ImageNet, hours", *(f"{one:,.{int(one < 10)}f}" for one in hours)])
     return rows
 
 
@@ -132,25 +236,44 @@ def sharding() -> str:
     return head + table(["", *(f"to {name}" for name in places)], rows)
 
 
+def loader_rates(report: Report) -> dict[str, float]:
+    """Images a second of the loaders that were measured, by name."""
+    return {loader["name"]: loader["img_per_s"] for loader in report["peers"] if "img_per_s" in loader}
+
+
 def loaders() -> str:
     reports = {head: read("peers", run) for run, head in LOADER_RUNS.items()}
-    names = [loader["name"] for loader in next(iter(reports.values()))["peers"]]
+    for report in gpu_reports("peers").values():
+        stored = f"at {report['stored']}" if report["stored"] else "originals"
+        reports[f"{stored}, {report['machine']['gpu']}, {report['machine']['cores']} cores"] = report
+    names = dict.fromkeys(loader["name"] for report in reports.values() for loader in report["peers"])
     runs = [{loader["name"]: loader for loader in report["peers"]} for report in reports.values()]
 
-    def cell(loader: dict[str, Any]) -> str:
-        return "absent" if "absent" in loader else f"{loader['img_per_s']:,.0f} ({loader['ratio']:.2f})"
+    def cell(loader: dict[str, Any] | None) -> str:
+        if loader is None:
+            return ""
+        return "not installed" if "absent" in loader else f"{loader['img_per_s']:,.0f} ({loader['ratio']:.2f})"
 
-    rows = [[name, *(cell(run[name]) for run in runs)] for name in names]
+    rows = [[name, *(cell(run.get(name)) for run in runs)] for name in names]
+    torches = dict.fromkeys(report["machine"]["torch"] for report in reports.values())
     return (
         "**Other loaders** on the same images, transform, batch and cores, interleaved: img/s, medians of three\n"
         "rounds (ours / theirs in brackets); the pixels that they produce are compared with ours (`--peers`).\n\n"
         + table(["loader", *reports], rows)
-        + f"\n\nMeasured by {commands(reports)}, with torch {next(iter(reports.values()))['machine']['torch']}."
+        + f"\n\nMeasured by {commands(reports)}, with torch {' and '.join(torches)}."
     )
 
 
 def step() -> str:
-    report = read("step")
+    return step_of(read("step"))
+
+
+def step_on_a_gpu() -> str:
+    """The same of each GPU that it was measured on."""
+    return "\n\n".join(f"On one {run['machine']['gpu']}: {step_of(run)}" for run in gpu_reports("step").values())
+
+
+def step_of(report: Report) -> str:
     rates, shares, ratios = (report["step"][key] for key in ("img_per_s", "share_of_the_products_rate", "ratios"))
     rows = [[name, f"{rate['median']:.1f}", f"{shares[name]['median']:.2f}"] for name, rate in rates.items()]
     listed = "; ".join(f"{name} {ratio['median']:.2f}" for name, ratio in ratios.items())
@@ -169,27 +292,32 @@ def step() -> str:
 
 
 Part = Callable[[], str]
-DOCUMENTS: dict[str, tuple[Part, ...]] = {
-    "README.md": (training, loaders, data_path, layouts, sharding),
-    "docs/speed.md": (step,),
+Section = tuple[Part, ...]  # what lies between two markers
+DOCUMENTS: dict[str, tuple[Section, ...]] = {
+    "README.md": ((headline,), (training, training_on_a_gpu, loaders, data_path, layouts, sharding)),
+    "docs/speed.md": ((step, step_on_a_gpu),),
+    "docs/data-path-speed.md": ((gpu_limits,),),
 }
 
 
-def with_figures(text: str, parts: tuple[Part, ...]) -> str:
+def with_figures(text: str, sections: tuple[Section, ...]) -> str:
     """A document with its figures as they are measured. Raises ValueError where a marker is missing."""
-    before, rest = text.split(BEGIN)
-    figures = "\n\n".join(part() for part in parts)
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{rest.split(END)[1]}"
+    written, *rest = text.split(BEGIN)
+    for parts, after in zip(sections, rest, strict=True):
+        figures = "\n\n".join(figure for part in parts if (figure := part()))
+        _, prose = after.split(END)
+        written += f"{BEGIN}\n\n{figures}\n\n{END}{prose}"
+    return written
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
 @click.option("--check", is_flag=True, help="Write nothing; fail where a document is not up to date.")
 def main(check: bool) -> None:
-    for name, parts in DOCUMENTS.items():
+    for name, sections in DOCUMENTS.items():
         text = (PROJECT / name).read_text()
         if not check:
-            (PROJECT / name).write_text(with_figures(text, parts))
-        elif text != with_figures(text, parts):
+            (PROJECT / name).write_text(with_figures(text, sections))
+        elif text != with_figures(text, sections):
             sys.exit(f"{name} does not have the figures of bench/results: run `python -m bench.tables`")
 
 
