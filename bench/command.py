@@ -7,6 +7,7 @@ JSON's schema.
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,9 +42,8 @@ def run(config: BenchConfig) -> None:
         folder = Path(temporary)
         data = config.data or render(folder)
         if config.tune:
-            trial = config.seconds / 3
-            where = (config.gpus, config.device)
-            launch(tune_rank, *where, data, config.batch_size, config.decoding, trial, parallel=config.parallel)
+            trial = replace(config, seconds=config.seconds / 3)
+            launch(tune_rank, config.gpus, config.device, trial, data, parallel=config.parallel)
             return
         report = measure(config, data, folder)
         if report is None:

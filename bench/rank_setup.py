@@ -14,6 +14,8 @@ from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.dataset import Dataset
 from shards.remote import Remote
+from trainer.cuda_graph import check_cuda_graphs
+from trainer.precision import check_compiler
 from trainer.rank import RankContext
 
 
@@ -29,6 +31,11 @@ class RankSetup:
 
     @classmethod
     def load(cls, context: RankContext, config: BenchConfig, data: Path | Remote) -> "RankSetup":
+        """Raises InputError for a model that cannot run as it is asked to."""
+        if config.model.compile:
+            check_compiler(context.device)
+        if config.model.cuda_graphs:
+            check_cuda_graphs(context.device, context.world_size)
         dataset = Dataset.load(data)
         settings = context.settings(dict(config.decoding), dataset.size)
         return cls(context, config, dataset, Stats.load(dataset.root), settings)

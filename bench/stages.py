@@ -35,8 +35,6 @@ from bench.summary import ALL_RANKS_DECODE_ALL, NO_LRN, ONE_DEVICE, RESUMED, Res
 from shards.dataset import Dataset
 from shards.progress import Progress
 from shards.remote import Remote
-from trainer.cuda_graph import check_cuda_graphs
-from trainer.precision import check_compiler
 from trainer.rank import RankContext
 
 Result = TypeVar("Result", Timed, Limit, float)
@@ -49,10 +47,6 @@ def measure_rank(
 
     Args: small: where some of the images are stored at 256, if the set holds originals.
     """
-    if config.model.compile:
-        check_compiler(context.device)
-    if config.model.cuda_graphs:
-        check_cuda_graphs(context.device, context.world_size)
     setup = RankSetup.load(context, config, data)
     model, results = ModelStages(setup), Results()
     plan = measurements(setup, model, small, results)
