@@ -1,9 +1,13 @@
 """Computing the training set's statistics, and completing a data set that lacks them or its index files."""
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.geometry import SIZE
 from pipeline.loader import BAD_LABEL, Loader
@@ -13,32 +17,74 @@ from shards.dataset import Dataset
 from shards.index import index_tar, write_index
 from shards.progress import Progress
 
+# float32 holds a sum of at most so many products of 8-bit numbers exactly, for it is below 2^24
+EXACT = 256
+# A matrix product is slow on rows of one pixel's R, G and B: of four pixels' it has more sums than are wanted, sooner
+ROW = 4 * 3
+BANDS = 16  # of an image: one of them, of 32 images in float32, stays in a core's cache
+
+
+class Sums:
+    """Sums over images. They are exact, so that they depend neither on the batches nor on the number of threads.
+
+    total: of each pixel's R, G and B, one after the other, SIZE * SIZE * 3; products: of each two numbers of a row of
+    ROW, for each band of pixels, BANDS x ROW x ROW; samples: how many images.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, threads: int):
+        self.pool, self.threads = pool, threads
+        self.total = torch.zeros(SIZE * SIZE * 3, dtype=torch.float64)
+        self.products = torch.zeros(BANDS, ROW, ROW, dtype=torch.float64)
+        self.samples = 0
+
+    def add(self, images: torch.Tensor) -> None:
+        """Adds at most EXACT images, N x SIZE x SIZE x 3 uint8: each thread sums some bands of all of them."""
+        list(self.pool.map(self._add_bands, [images.flatten(1)] * self.threads, range(self.threads)))
+        self.samples += len(images)
+
+    def _add_bands(self, images: torch.Tensor, thread: int) -> None:
+        width = SIZE * SIZE * 3 // BANDS
+        values, ones = torch.empty(len(images), width), torch.ones(len(images))
+        for number in range(thread, BANDS, self.threads):
+            band = slice(number * width, (number + 1) * width)
+            values.copy_(images[:, band])
+            self.total[band] += ones @ values
+            rows = values.view(-1, EXACT, ROW)
+            self.products[number] += (rows.mT @ rows).sum(dim=0, dtype=torch.float64)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean image, SIZE x SIZE x 3, and the mean products of a pixel's colors, 3 x 3."""
+        within_a_pixel = self.products.sum(dim=0).view(ROW // 3, 3, ROW // 3, 3).diagonal(dim1=0, dim2=2).sum(dim=-1)
+        mean_image = self.total.view(SIZE, SIZE, 3) / self.samples
+        return mean_image.numpy(), (within_a_pixel / (self.samples * SIZE * SIZE)).numpy()
+
+
+@contextmanager
+def summing(threads: int) -> Iterator[Sums]:
+    """Sums with threads of their own, and one of torch's in each: more would wait in loops, on cores that decode."""
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield Sums(pool, threads)
+    torch.set_num_threads(before)
+
 
 def compute_stats(dataset: Dataset, threads: int) -> Stats:
-    """One pass over the complete train split through DALI, on the CPU, in 64-bit accumulators; images that cannot be
-    decoded do not count."""
-    total = np.zeros((SIZE, SIZE, 3), np.int64)
-    products = np.zeros((3, 3), np.float64)
-    samples = 0
+    """One pass over the complete train split through DALI, on the CPU, so that the numbers are the same on every
+    machine; images that cannot be decoded do not count."""
     loader = Loader(dataset, "train", "patch", batch_size=32, settings=Settings(threads))
-    with Progress("stats", len(loader.samples)) as progress:
+    with summing(threads) as sums, Progress("stats", len(loader.samples)) as progress:
         for batch in loader.epoch(0):
-            counted = batch.labels[: batch.valid] != BAD_LABEL
-            patches = batch.images[: batch.valid][counted].numpy()
-            samples += len(patches)
-            total += patches.sum(axis=0, dtype=np.int64)
-            for patch in patches:
-                pixels = patch.reshape(-1, 3).astype(np.float64)
-                products += pixels.T @ pixels
+            images, counted = batch.images[: batch.valid], batch.labels[: batch.valid] != BAD_LABEL
+            sums.add(images if counted.all() else images[counted])
             progress.advance(batch.valid)
-    mean_image = total / samples
+    mean_image, products = sums.moments()
     channel_mean = mean_image.mean(axis=(0, 1))
-    covariance = products / (samples * SIZE * SIZE) - np.outer(channel_mean, channel_mean)
+    covariance = products - np.outer(channel_mean, channel_mean)
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     # Largest first; an eigenvector's sign is arbitrary, so that its largest entry is made positive
     eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
     eigenvectors = eigenvectors * np.sign(eigenvectors[np.abs(eigenvectors).argmax(axis=0), range(3)])
-    return Stats(mean_image.astype(np.float32), channel_mean, eigenvalues.copy(), eigenvectors, np.int64(samples))
+    return Stats(mean_image.astype(np.float32), channel_mean, eigenvalues.copy(), eigenvectors, np.int64(sums.samples))
 
 
 def complete(dataset: Dataset, threads: int | None = None) -> None:

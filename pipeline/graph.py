@@ -149,9 +149,11 @@ def scale(image: Node, start: Node, end: Node, side: int) -> Node:
     )
 
 
-def patch(encoded: Node, decoder: Options) -> Node:
-    """The central 256 x 256 patch of the scaled image, uint8."""
+def patch(encoded: Node, decoder: Options, stored: int | None) -> Node:
+    """The central 256 x 256 patch of the scaled image, uint8. Args: stored: as in `cut`."""
     image, shape = decode_all(encoded, decoder), seen_shape(encoded)
+    if stored == SIZE:
+        return image
     scaled = math.floor(shape * SIZE / fn.reductions.min(shape) + 0.5)
     low = math.floor((scaled - SIZE) / 2) * shape / scaled
     return scale(image, low, low + SIZE * shape / scaled, SIZE)
@@ -175,7 +177,7 @@ def eval_graph(reader: Reader, crops: int, decoder: Options, stored: int | None)
     encoded, label = read(reader)
     if crops == 1:
         return fn.stack(cut(encoded, _vector(CENTER, CENTER), _vector(0, 0), decoder, stored)), label
-    square = patch(encoded, decoder)
+    square = patch(encoded, decoder, stored)
     views = [square[y : y + CROP, x : x + CROP] for y, x in FIVE_CROPS]
     return fn.stack(*views, *(fn.flip(view) for view in views)), label
 
@@ -192,10 +194,10 @@ def probe_graph(decoder: Options) -> Node:
 
 
 @pipeline_def
-def stage_graph(reader: Reader, stage: str, decoder: Options) -> tuple[Node, Node]:
+def stage_graph(reader: Reader, stage: str, decoder: Options, stored: int | None) -> tuple[Node, Node]:
     """Everything up to a stage: "read" (the JPEGs' bytes), "decode" (H x W x 3 uint8) or "patch" (the central patch,
     N x 256 x 256 x 3 uint8: what the mean image and the components are taken over)."""
     encoded, label = read(reader)
     if stage == "read":
         return encoded, label
-    return decode_all(encoded, decoder) if stage == "decode" else patch(encoded, decoder), label
+    return decode_all(encoded, decoder) if stage == "decode" else patch(encoded, decoder, stored), label

@@ -147,9 +147,9 @@ class Loader:
             num_threads=self.settings.threads,
             prefetch_queue_depth=self.settings.prefetch,
         )
+        options["stored"] = self.dataset.size
         if self.view in ("patch", "decode", "read"):
             return graph.stage_graph(reader, self.view, **options)
-        options["stored"] = self.dataset.size
         if self.view == "train":
             # DALI calls this once a batch, in order, ahead of the batch that is being used
             batches = itertools.count(start)

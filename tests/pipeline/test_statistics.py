@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.compute_stats import compute_stats
+from pipeline.compute_stats import compute_stats, summing
 from pipeline.loader import BAD_LABEL
 from shards.dataset import Dataset
 from tests.support.loaders import TOLERANCE, loader_of, overwritten, read_jpegs
@@ -22,8 +22,24 @@ def test_statistics_are_numpys(dataset):
     rebuilt = stats.eigenvectors @ np.diag(stats.eigenvalues) @ stats.eigenvectors.T
     np.testing.assert_allclose(rebuilt, covariance, rtol=1e-6)
     assert (np.diff(stats.eigenvalues) <= 0).all()
+    one_thread = compute_stats(dataset, threads=1)
+    for name, array in vars(stats).items():
+        np.testing.assert_array_equal(array, getattr(one_thread, name))
     pillows = [patch(jpeg) for jpeg, _ in read_jpegs(dataset, "train")]
     assert np.abs(np.mean(pillows, axis=0) - stats.mean_image).mean() < TOLERANCE
+
+
+def test_the_sums_are_exact():
+    images = torch.full((256, 256, 256, 3), 255, dtype=torch.uint8)
+    images[0, 0, 0, 1] = 254
+    with summing(3) as sums:
+        sums.add(images)
+    mean, products = sums.moments()
+    expected = np.full((3, 3), 255.0**2)
+    expected[1] -= 255 / 256**3
+    expected[:, 1] -= 255 / 256**3
+    expected[1, 1] = 255.0**2 - (255**2 - 254**2) / 256**3
+    assert mean[0, 0, 1] == 255 - 1 / 256 and (products == expected).all()
 
 
 def test_a_bad_image_does_not_count_in_the_statistics(data, tmp_path):
