@@ -29,6 +29,13 @@ class Machine(NamedTuple):
     shared: str | None
 
 
+def shared_by(device: str, decode_on: str) -> str | None:
+    """What the pipeline and the model share: see `Machine`. Args: the model's device, and where images are decoded."""
+    if device == "cpu":
+        return CORES
+    return CARD if decode_on == "device" else None
+
+
 class Kept(NamedTuple):
     """The share of its own rate that each keeps while both run; (1, 1): neither slows the other."""
 

@@ -79,19 +79,16 @@ def diagnose(setup: RankSetup, results: Results) -> Diagnosis:
     """What `bench.bottleneck` concludes."""
     rates = {name: one.median for name, one in results.stages.items()}
     changed = {name: one.median for name, one in results.alternatives.items() if name != ALL_RANKS_DECODE_ALL}
-    shared = bottleneck.CORES if setup.context.device_id is None else bottleneck.CARD if decodes_on_gpu(setup) else None
+    shared = bottleneck.shared_by(setup.context.device.type, setup.settings.decode_on)
     cores = setup.context.threads * setup.context.world_size
     return bottleneck.diagnose(rates, changed, bottleneck.Machine(cores, shared))
-
-
-def decodes_on_gpu(setup: RankSetup) -> bool:
-    return setup.settings.decode_on == "device" and setup.context.device_id is not None
 
 
 def stage_rows(setup: RankSetup, results: Results, predicted: float) -> list[StageRow]:
     """Each stage beside its limit; that of training is the `predicted` rate, and that of two stages at the same time
     what each makes alone."""
-    decoder = ALL_DECODERS if decodes_on_gpu(setup) else "libjpeg-turbo"
+    shared = bottleneck.shared_by(setup.context.device.type, setup.settings.decode_on)
+    decoder = ALL_DECODERS if shared == bottleneck.CARD else "libjpeg-turbo"
     # For each stage, its limit and how much of the limit's unit an image takes
     work: dict[str, tuple[str, float]] = {
         "read": ("storage", image_bytes(setup.dataset)),

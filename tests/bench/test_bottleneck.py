@@ -52,6 +52,11 @@ def test_the_prediction_lies_between_both_where_they_slow_each_other_in_part():
     assert bottleneck.predicted(rates, CARD) == pytest.approx(12 / (3 / 60 + 9 / 100))
 
 
+def test_what_is_shared_follows_from_the_device_and_from_where_images_are_decoded():
+    assert bottleneck.shared_by("cpu", "device") == bottleneck.shared_by("cpu", "cpu") == CORES
+    assert bottleneck.shared_by("cuda", "device") == CARD and bottleneck.shared_by("cuda", "cpu") is None
+
+
 def test_the_summary_names_both_bounds_what_would_help_and_the_papers_hours():
     bound = bottleneck.diagnose(RATES, {}, Machine(2, CORES))
     assert "bound by the model at 100 img/s; the next bound is the pipeline at 800; with 4 cores" in bound["verdict"]
@@ -92,7 +97,7 @@ def test_on_a_card_that_decodes_and_trains_the_summary_says_so_and_what_would_he
 def test_training_as_recorded_is_within_a_tenth_of_the_prediction(path):
     report = read_report(path)
     rates = {stage["name"]: stage["img_per_s"] for stage in report["stages"]}
-    shared = CARD if report["machine"]["device"] == "cuda" else CORES
+    shared = bottleneck.shared_by(report["machine"]["device"], report["decoding"]["decode_on"])
     assert bottleneck.predicted(rates, shared) == pytest.approx(rates["train"], rel=0.1)
     assert report["predicted_img_per_s"] == pytest.approx(bottleneck.predicted(rates, shared))
     assert abs(report["prediction_error"]) < 0.1 and report["bottleneck"] == bottleneck.bottleneck(rates)

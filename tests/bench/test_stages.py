@@ -10,6 +10,8 @@ import torch
 
 from bench import command
 from bench.bottleneck import CORES, predicted
+from bench.config import BenchConfig
+from bench.harness.model_step import ModelOptions
 from bench.model_stages import flop_counts
 from pipeline.loader import Loader
 from trainer.alexnet import AlexNet
@@ -97,6 +99,26 @@ def test_the_pipeline_and_the_model_are_measured_at_the_same_time_and_that_is_th
             assert stage["limit_img_per_s"] == rates[stage["limit"]] and 0 < stage["of_limit"] < 1.5
     assert short_report["predicted_img_per_s"] == pytest.approx(predicted(rates, CORES))
     assert "Decoding and training share the cores: at the same time" in short_report["verdict"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("decode_on", ["device", "cpu"])
+def test_on_a_gpu_the_decoders_limit_is_the_sum_of_its_parts_and_both_stages_run_beside_each_other(
+    data, tmp_path, decode_on
+):
+    out = tmp_path / "bench.json"
+    model = ModelOptions(width=0.05)
+    decoding = {"decode_on": decode_on}
+    command.run(BenchConfig(data, 16, model, gpus=1, device="cuda", decoding=decoding, seconds=0.2, json_path=out))
+    report = json.loads(out.read_text())
+    rates = {name: limit["rate"] for name, limit in report["limits"].items()}
+    cores = max(rates["libjpeg-turbo"], rates["hybrid decoder"])
+    assert rates["all decoders"] == rates["JPEG engine"] + cores and rates["nvImageCodec"] > 0
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert stages["decode"]["limit"] == ("all decoders" if decode_on == "device" else "libjpeg-turbo")
+    assert all(stages[name]["img_per_s"] > 0 for name in BESIDE)
+    assert ("share the card" in report["verdict"]) == (decode_on == "device")
 
 
 def test_an_images_flop_is_the_papers_models():
