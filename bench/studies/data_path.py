@@ -173,8 +173,8 @@ def measure(dataset: Dataset, rounds: int, seconds: float) -> dict[str, list[flo
         return interleaved(lasting(seconds), rounds)
 
 
-def unpack(images: Path, folder: Path) -> None:
-    """The images of a tar as class folders, each COPIES times: otherwise the beginning of an epoch would count for
+def unpack(images: Path, folder: Path, copies: int = COPIES) -> None:
+    """The images of a tar as class folders, each `copies` times: otherwise the beginning of an epoch would count for
     more than it does in ImageNet."""
     with tarfile.open(images) as tar:
         for member in tar.getmembers():
@@ -182,7 +182,7 @@ def unpack(images: Path, folder: Path) -> None:
             if file is not None:
                 data, path = file.read(), folder / member.name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                for copy in range(COPIES):
+                for copy in range(copies):
                     path.with_stem(f"{path.stem}_{copy}").write_bytes(data)
 
 

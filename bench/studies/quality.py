@@ -1,0 +1,112 @@
+"""Images stored at 256 by the `--quality` of their JPEGs: size, fidelity, and how fast they are read.
+
+    bytes       of a stored image, mean
+    PSNR        of its central 224 crop, against the same crop of the scaled image that was never encoded
+    pipeline    what training reads: random crops and flips, images a second
+    patch       the whole 256 x 256 image, which `stats` reads
+    stats       the same, and `stats`' sums; also of the originals
+
+Contestants are interleaved: in a round each runs once, and each round begins with another one. A ratio is of one round.
+"""
+
+import functools
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+from bench.harness.datasets import endless_batches, read_jpegs, repeated
+from bench.harness.machine import cpu_context, describe_machine
+from bench.harness.record import heading, json_option, write_report
+from bench.harness.turns import interleaved, ratios, summarize
+from bench.studies.data_path import rate, show, unpack
+from bench.studies.sharding.codecs import pillow_decode, psnr
+from pipeline.compute_stats import summing
+from pipeline.geometry import CENTER, CROP, SIZE
+from pipeline.loader import Batch, Loader
+from pipeline.settings import Settings
+from shards.convert import ConvertOptions, write_dataset
+from shards.dataset import Dataset
+from shards.images import prepare, scaled_square
+from shards.processes import cores
+
+QUALITIES, BATCH = (85, 90, 95), 32
+CROPPED = np.s_[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
+
+
+def fidelity(images: list[bytes], quality: int) -> dict[str, Any]:
+    """PSNR of the central crops, dB."""
+    # In the source's own size: a larger one would be decoded at half of it, and that is measured elsewhere
+    scaled = [np.asarray(scaled_square(Image.open(io.BytesIO(data)).convert("RGB"), SIZE)) for data in images]
+    stored = [pillow_decode(prepare(data, SIZE, quality).jpeg) for data in images]
+    return psnr([image[CROPPED] for image in stored], [image[CROPPED] for image in scaled])
+
+
+def batches(dataset: Dataset, view: str, use: Callable[[Batch], object], seconds: float) -> float:
+    """Images a second of a view's batches, each of which is used."""
+    loader = Loader(repeated(dataset), "train", view, batch_size=BATCH, settings=Settings(cores()))
+    stream = endless_batches(loader)
+
+    def step() -> int:
+        batch = next(stream)
+        use(batch)
+        return len(batch.labels)
+
+    return rate(step, seconds)
+
+
+def stats(dataset: Dataset, seconds: float) -> float:
+    """Images a second of the sums that `stats` makes."""
+    with summing(cores()) as sums:
+        return batches(dataset, "patch", lambda batch: sums.add(batch.images), seconds)
+
+
+def contestants(dataset: Dataset, seconds: float) -> dict[str, Callable[[], float]]:
+    """The speeds to measure of a data set."""
+    views = {
+        view: functools.partial(batches, dataset, view, lambda batch: None, seconds) for view in ("train", "patch")
+    }
+    return {"pipeline": views["train"], "patch": views["patch"], "stats": functools.partial(stats, dataset, seconds)}
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
+@click.option("--images", type=click.Path(path_type=Path, exists=True), required=True, help="imagenet-sample.tar.")
+@click.option("--rounds", default=7, show_default=True, help="Turns of each contestant.")
+@click.option("--seconds", default=2.0, show_default=True, help="Length of a turn.")
+@json_option
+def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> None:
+    report: dict[str, Any] = {**heading(describe_machine(cpu_context())), "batch_size": BATCH}
+    with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as name:
+        folder = Path(name)
+        unpack(images, folder / "images", copies=1)
+        originals = [path.read_bytes() for path in sorted((folder / "images").rglob("*.JPEG"))]
+        options = {"originals": ConvertOptions()}
+        options |= {f"quality {quality}": ConvertOptions(size=SIZE, quality=quality) for quality in QUALITIES}
+        datasets = {kind: write_dataset(folder / "images", folder / kind, option) for kind, option in options.items()}
+        turns = {
+            (kind, name): run
+            for kind, dataset in datasets.items()
+            for name, run in contestants(dataset, seconds).items()
+        }
+        speeds = interleaved(turns, rounds, warmup=1)
+        for kind, dataset in datasets.items():
+            print(kind)
+            about: dict[str, Any] = {"bytes": float(np.mean([len(jpeg) for jpeg in read_jpegs(dataset)]))}
+            if kind != "originals":
+                about["psnr_db"] = fidelity(originals, options[kind].quality)
+            about["img_per_s"] = {name: summarize(speeds[kind, name]) for name in contestants(dataset, seconds)}
+            about["stats / patch"] = summarize(ratios(speeds[kind, "stats"], speeds[kind, "patch"]))
+            for name, speed in about["img_per_s"].items():
+                show(name, speed, "img/s", 0)
+            show("stats / patch", about["stats / patch"], "target 0.9", 2)
+            report[kind] = about
+    write_report(json_path, report)
+
+
+if __name__ == "__main__":
+    main()
