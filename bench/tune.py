@@ -116,12 +116,13 @@ def find_fastest(
     log: Callable[[str], None],
 ) -> Settings:
     """The fastest settings, found one setting after another: its values are tried with the others as they then are.
+    Those that are read when CUDA starts come last: for the others this process could not take what was found.
 
     The values of one setting are interleaved, ROUNDS times, and the median of `rate`, images a second, decides; a
     value replaces the current one only when it is faster by more than noise, GAIN.
     """
     best = begin
-    for name, (values, at_start) in possible.items():
+    for name, (values, at_start) in sorted(possible.items(), key=lambda item: item[1].at_start):
         current = getattr(best, name)
         trials = {value: best._replace(**{name: value}) for value in dict.fromkeys((current, *values))}
         rates = interleaved({value: partial(rate, trial, at_start) for value, trial in trials.items()}, ROUNDS)

@@ -22,7 +22,7 @@ REPORT = {
     "stages": [
         {"name": name, "img_per_s": 100.0, **RATE, "limit": limit, "limit_img_per_s": 150.0, "of_limit": 2 / 3}
         | {"cpu_use": 1.9, "gpu_use": None, "memory_peak_bytes": 2**30}
-        for name, limit in (("forward+backward", "matmul"), ("train", "predicted"))
+        for name, limit in (("forward+backward", "matmul"), ("model beside", "model"), ("train", "predicted"))
     ],
     "peers": [
         {"name": "ours (DALI)", "version": "1", "img_per_s": 1000.0, **RATE, "ratio": 1.0},
@@ -57,6 +57,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
     assert not re.search(r"(src|href)=|@import|url\(|<script", html)
     assert "A &lt;processor&gt; &amp; more" in html and "<processor>" not in html
     assert 'name="viewport" content="width=device-width' in html  # or a phone lays it out 980 wide
+    assert "img/s: model alone" in html and "img/s: the prediction from its parts" in html
     assert html.count("<svg") == 2 and html.count("<circle") == 3
     bare = page({**REPORT, "peers": [], "scaling": []})
     assert "<svg" not in bare and "Other loaders" not in bare

@@ -36,6 +36,18 @@ def test_tuning_finds_the_fastest_value_and_keeps_one_that_is_as_good():
     assert "hw_decoder_load" not in choices(4, gpu=False)
 
 
+def test_settings_that_are_read_when_cuda_starts_come_last_and_are_tried_with_what_was_found():
+    def rate(trial: Settings, at_start: bool) -> float:
+        calls.append((trial.prefetch, trial.threads, at_start))
+        return 100.0 * trial.threads * trial.prefetch
+
+    calls: list[tuple[int, int, bool]] = []
+    possible = {"prefetch": Choice((2, 3), at_start=True), "threads": Choice((1, 2))}
+    assert find_fastest(rate, Settings(1), possible, lambda _: None) == Settings(2, 3)
+    assert [at_start for *_, at_start in calls] == [False] * 6 + [True] * 6
+    assert {threads for _, threads, at_start in calls if at_start} == {2}
+
+
 def test_a_setting_that_is_read_when_cuda_starts_is_tried_in_processes_of_its_own(data, monkeypatch, capsys):
     def fresh(timeout, function, config, where, trial):
         assert function is measure_alone and where == data
