@@ -72,7 +72,7 @@ def storage(dataset: Dataset, cold: bool, seconds: float, context: RankContext) 
         rate = timed(step, total, seconds, context).median
     where = "cold" if cold else "warm"
     if dataset.remote:
-        where = f"from {dataset.where}" if dataset.remote.read_by_dali else "from the cache of a URL's"
+        where = "from the cache of a URL's"
     return Limit(rate, "bytes", f"reading the shards, {where}")
 
 

@@ -5,7 +5,7 @@ sample's place in the order stays, another image is read there and its label say
 not agree on a new order, and every good sample still comes exactly once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,30 +30,43 @@ class BadSamples:
 
     def mask(self, rows: np.ndarray) -> np.ndarray:
         """Which of the samples (rows of (shard, number)) are bad, as booleans."""
+        if not self.reasons:
+            return np.zeros(len(rows), bool)
         return np.array([tuple(row) in self.reasons for row in rows.tolist()], dtype=bool)
 
-    def replace(self, rows: np.ndarray) -> np.ndarray:
-        """The same rows, with each bad one replaced by the nearest good one before it, or else after it."""
-        if not self.reasons:
-            return rows
-        good = ~self.mask(rows)
-        if not good.any():
-            raise InputError(f"{self.samples.dataset.where}: no sample in the rest of the epoch can be decoded")
-        nearest = np.maximum.accumulate(np.where(good, np.arange(len(rows)), -1))
-        return rows[np.where(nearest < 0, good.argmax(), nearest)]
+    def replace(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A batch's rows, each bad one replaced by the nearest good one before it, or else after it, or else the first
+        good one of the split; and which are replaced."""
+        bad = self.mask(rows)
+        if not bad.any():
+            return rows, bad
+        if bad.all():
+            return np.tile(np.array(self._first_good(), rows.dtype), (len(rows), 1)), bad
+        nearest = np.maximum.accumulate(np.where(bad, -1, np.arange(len(rows))))
+        return rows[np.where(nearest < 0, bad.argmin(), nearest)], bad
 
-    def find(self, batches: np.ndarray, error: RuntimeError) -> None:
+    def _first_good(self) -> SampleId:
+        for shard, size in enumerate(self.samples.shard_sizes):
+            for number in range(size):
+                if (shard, number) not in self.reasons:
+                    return shard, number
+        raise InputError(f"{self.samples.dataset.where}: no sample of the split can be decoded")
+
+    def find(self, batches: Sequence[np.ndarray], error: RuntimeError) -> None:
         """Marks the samples that DALI failed over: those of the first of these batches that has any.
 
-        Raises: InputError when there are none, or when too many samples are bad.
+        Args: batches: what DALI was given. Where it was given a sample that is known to be bad by now, from another
+        rank, nothing is to be found. Raises: InputError when there are none, or when too many samples are bad.
         """
         for rows in batches:
-            samples = [row for row in dict.fromkeys(map(tuple, rows.tolist())) if row not in self.reasons]
+            if self.mask(rows).any():
+                return
+            samples = dict.fromkeys(map(tuple, rows.tolist()))
             bad = {row: reason for row in samples if (reason := decode_error(self.samples.jpeg(row), self.probe))}
             if bad:
                 self.mark(bad)
                 return
-        tars = sorted({self.samples.shards[shard].name for shard in batches[0, :, 0]})
+        tars = sorted({self.samples.shards[shard].name for shard in batches[0][:, 0]}) if batches else []
         raise InputError(
             f"DALI failed on a batch from {', '.join(tars)}, whose images can each be decoded: "
             f"{' '.join(str(error).split())[:300]}"

@@ -18,10 +18,9 @@ from nvidia.dali.pipeline import pipeline_def
 
 from pipeline.geometry import CENTER, CROP, FIVE_CROPS, SIZE
 from shards.records import Sizes
-from shards.tars import IMAGE_EXTENSIONS
 
 Node = Any  # a value of the graph: one array an image
-Reader = Callable[[], Any]  # one of the readers below with its arguments; gives two nodes
+Reader = Callable[[], Any]  # called once a batch: a list of its encoded images, N one-dimensional uint8 tensors
 Options = dict[str, Any]  # keyword arguments of a DALI operator
 
 # What a GPU's decoder reserves, bytes a pixel of the largest image, and twice on the host, a thread: the ratios of
@@ -72,26 +71,9 @@ def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> Option
     }
 
 
-def tar_reader(paths: list[str], index_paths: list[str]) -> Any:
-    """Encoded images and ASCII class numbers from tars, in the order in which the index files list them."""
-    return fn.readers.webdataset(
-        paths=paths,
-        index_paths=index_paths,
-        ext=[";".join(IMAGE_EXTENSIONS), "cls"],
-        missing_component_behavior="error",
-        name="reader",
-    )
-
-
-def fetched_reader(source: Callable[[], Any]) -> Any:
-    """The same from a function that is called once a batch: N byte arrays of images and N of numbers."""
-    return fn.external_source(source=source, num_outputs=2, batch=True, dtype=types.DALIDataType.UINT8, ndim=1)
-
-
-def read(reader: Reader) -> tuple[Node, Node]:
-    """Encoded images and class numbers; the numbers are ASCII, padded with zero bytes to the batch's longest."""
-    encoded, label = reader()
-    return encoded, fn.pad(label)
+def read(reader: Reader) -> Node:
+    """Encoded images, where they lie in memory."""
+    return fn.external_source(source=reader, batch=True, no_copy=True, dtype=types.DALIDataType.UINT8, ndim=1)
 
 
 def seen_shape(encoded: Node) -> Node:
@@ -160,26 +142,26 @@ def patch(encoded: Node, decoder: Options, stored: int | None) -> Node:
 
 
 @pipeline_def
-def train_graph(reader: Reader, draws: Callable[[], Any], decoder: Options, stored: int | None) -> tuple[Node, Node]:
+def train_graph(reader: Reader, draws: Callable[[], Any], decoder: Options, stored: int | None) -> Node:
     """Random crop and flip (section 4.1); mean and color are `pipeline.preprocess`'s.
 
-    Args: draws: called once a batch, gives each image's (offset, flip) for `region`, N x 2 float32. Outputs: crops
-    N x 224 x 224 x 3 uint8, class numbers in ASCII.
+    Args: draws: called once a batch, gives each image's (offset, flip) for `region`, N x 2 float32. Output: crops
+    N x 224 x 224 x 3 uint8.
     """
-    encoded, label = read(reader)
+    encoded = read(reader)
     offset, flip = fn.external_source(source=draws, num_outputs=2, batch=True, dtype=types.DALIDataType.FLOAT)
-    return cut(encoded, offset, flip, decoder, stored), label
+    return cut(encoded, offset, flip, decoder, stored)
 
 
 @pipeline_def
-def eval_graph(reader: Reader, crops: int, decoder: Options, stored: int | None) -> tuple[Node, Node]:
+def eval_graph(reader: Reader, crops: int, decoder: Options, stored: int | None) -> Node:
     """The center crop (crops=1), or the paper's ten stacked: N x crops x 224 x 224 x 3 uint8."""
-    encoded, label = read(reader)
+    encoded = read(reader)
     if crops == 1:
-        return fn.stack(cut(encoded, _vector(CENTER, CENTER), _vector(0, 0), decoder, stored)), label
+        return fn.stack(cut(encoded, _vector(CENTER, CENTER), _vector(0, 0), decoder, stored))
     square = patch(encoded, decoder, stored)
     views = [square[y : y + CROP, x : x + CROP] for y, x in FIVE_CROPS]
-    return fn.stack(*views, *(fn.flip(view) for view in views)), label
+    return fn.stack(*views, *(fn.flip(view) for view in views))
 
 
 def _vector(down: float, across: float) -> Node:
@@ -194,10 +176,10 @@ def probe_graph(decoder: Options) -> Node:
 
 
 @pipeline_def
-def stage_graph(reader: Reader, stage: str, decoder: Options, stored: int | None) -> tuple[Node, Node]:
+def stage_graph(reader: Reader, stage: str, decoder: Options, stored: int | None) -> Node:
     """Everything up to a stage: "read" (the JPEGs' bytes), "decode" (H x W x 3 uint8) or "patch" (the central patch,
     N x 256 x 256 x 3 uint8: what the mean image and the components are taken over)."""
-    encoded, label = read(reader)
+    encoded = read(reader)
     if stage == "read":
-        return encoded, label
-    return decode_all(encoded, decoder) if stage == "decode" else patch(encoded, decoder, stored), label
+        return encoded
+    return decode_all(encoded, decoder) if stage == "decode" else patch(encoded, decoder, stored)

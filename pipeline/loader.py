@@ -1,11 +1,12 @@
 """Batches of one split, in an order that does not depend on how many ranks read it or where reading began.
 
 The way of a batch: `order` says which samples it has, `readers` brings their bytes to DALI, `graph` decodes and crops
-them, and `bad_samples` steps in where that fails. An epoch has a pipeline of its own, which costs tenths of a second.
+them, and `bad_samples` steps in where that fails. One pipeline, which costs tenths of a second and more on a GPU, goes
+on from epoch to epoch and works ahead across their boundary.
 """
 
 import ctypes
-import itertools
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,9 +15,8 @@ import torch
 
 from pipeline import graph
 from pipeline.bad_samples import BadSamples
-from pipeline.graph import Reader
 from pipeline.order import Augmentation, Draws, EpochOrder, RankSlice, draw
-from pipeline.readers import fetched_reader, tar_reader
+from pipeline.readers import BatchReader
 from pipeline.samples import Samples
 from pipeline.settings import Settings
 from shards.dataset import Dataset
@@ -80,8 +80,9 @@ class Loader:
         self.settings, self.rank_slice, self.augmentation = settings, rank_slice, augmentation
         self.samples = Samples(dataset, split)
         seed = augmentation.seed if view == "train" else None
-        self.epoch_order = EpochOrder(self.samples.shard_sizes, batch_size, seed)
+        self.epoch_order = EpochOrder(self.samples.shard_sizes, batch_size, seed, augmentation.shuffle)
         self.num_batches = self.epoch_order.num_batches
+        self._running: tuple[Any, BatchReader] | None = None  # the DALI pipeline that is kept, and what feeds it
         self.device_id = rank_slice.device_id if settings.decode_on == "device" else None
         largest = dataset.split(split).sizes
         self.decoder = graph.decoder_options(self.device_id is not None, settings.hw_decoder_load, largest)
@@ -107,41 +108,50 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The epoch's batches from number `start` on: the same ones whether or not the earlier were read. A batch's
-        images are DALI's memory: read them, or queue a GPU's work on them, before the next batch is asked for."""
-        if start >= self.num_batches:
-            return
-        pipe, order = self.pipeline(epoch, start), self.order(epoch)[:, self._part]
+        images are DALI's memory: read them, or queue a GPU's work on them, before the next batch is asked for.
+
+        The epoch that follows on the one before goes on without a pause; any other place costs a new pipeline."""
+        _trim_heap()
+        for batch in range(start, self.num_batches):
+            yield self._batch(epoch, batch)
+
+    def _batch(self, epoch: int, batch: int) -> Batch:
         # Images that are bound to torch's stream go back to DALI when that has read them, however far Python is ahead
         stream = None if self.device_id is None else torch.cuda.current_stream(self.device_id)
-        for batch in range(start, self.num_batches):
-            while True:
-                try:
-                    images, labels = pipe.run(stream)
-                    break
-                except RuntimeError as error:
-                    self.bad_samples.find(order[batch : batch + self.settings.prefetch + 1], error)
-                    pipe = self.pipeline(epoch, batch)
-            shift = self.draws(epoch, batch).color_shift if self.view == "train" else None
-            yield Batch(
-                torch.utils.dlpack.from_dlpack(images.as_tensor()),
-                self._labels(labels, order[batch]),
-                None if shift is None else torch.from_numpy(shift),
-                valid=min(self.batch_size, len(self.samples) - batch * self.batch_size),
-            )
+        place = (epoch if self.view == "train" else 0, batch)
+        while True:
+            running, self._running = self._running, None  # it is not kept after an error
+            if not running or running[1].following != place:
+                running = None  # the old one's memory goes before the new one's comes
+                running = self._run_from(place)
+            pipe, reader = running
+            try:
+                (images,) = pipe.run(stream)
+                break
+            except RuntimeError as error:
+                self.bad_samples.find([read.rows for read in reader.ahead], error)
+        read, self._running = reader.take(), running
+        labels = reader.labels(read)
+        labels[read.stands_in] = BAD_LABEL
+        shift = self.draws(epoch, batch).color_shift if self.view == "train" else None
+        return Batch(
+            torch.utils.dlpack.from_dlpack(images.as_tensor()),
+            torch.from_numpy(labels),
+            None if shift is None else torch.from_numpy(shift),
+            valid=min(self.batch_size, len(self.samples) - batch * self.batch_size),
+        )
 
     def pipeline(self, epoch: int, start: int = 0) -> Any:
-        """The DALI pipeline of an epoch from batch `start` on, built. Past the epoch's end others follow."""
-        _trim_heap()
-        if self.dataset.remote and not self.dataset.remote.read_by_dali:
-            epochs = (self._rows(number, start if number == epoch else 0) for number in itertools.count(epoch))
-            reader = fetched_reader(self.samples, epochs, self.batch_size // self.rank_slice.world_size)
-            return self._graph(reader, epoch, start)
-        with tar_reader(self.samples, self._rows(epoch, start)) as reader:
-            pipe = self._graph(reader, epoch, start)
-            pipe.build()  # reads the indices, which may go then
+        """A DALI pipeline of its own from an epoch's batch `start` on, built; its output is the view's images. Past the
+        epoch's end others follow."""
+        pipe, reader = self._run_from((epoch, start))
+        reader.ahead = deque(maxlen=0)  # nobody will ask for the labels
         return pipe
 
-    def _graph(self, reader: Reader, epoch: int, start: int) -> Any:
+    def _run_from(self, place: tuple[int, int]) -> tuple[Any, BatchReader]:
+        """A pipeline from a batch (epoch, number) on, built, and what feeds it."""
+        _trim_heap()
+        reader = BatchReader(self.samples, self.epoch_order, self._part, self.bad_samples, place)
         options = self._options(
             batch_size=self.batch_size // self.rank_slice.world_size,
             num_threads=self.settings.threads,
@@ -149,38 +159,34 @@ class Loader:
         )
         options["stored"] = self.dataset.size
         if self.view in ("patch", "decode", "read"):
-            return graph.stage_graph(reader, self.view, **options)
-        if self.view == "train":
-            # DALI calls this once a batch, in order, ahead of the batch that is being used
-            batches = itertools.count(start)
-            return graph.train_graph(reader, lambda: self._cuts(epoch, next(batches)), **options)
-        return graph.eval_graph(reader, 1 if self.view == "center" else 10, **options)
+            pipe: Any = graph.stage_graph(reader, self.view, **options)
+        elif self.view == "train":
+            cuts = _cuts(self.augmentation, self.epoch_order, self._part, place)
+            pipe = graph.train_graph(reader, lambda: next(cuts), **options)
+        else:
+            pipe = graph.eval_graph(reader, 1 if self.view == "center" else 10, **options)
+        pipe.build()
+        return pipe, reader
 
     def _options(self, **options: int) -> dict[str, Any]:
         """DALI's options of a pipeline that decodes as this loader does."""
         running = {"set_affinity": self.settings.affinity, "device_id": self.device_id}
         return {"decoder": self.decoder, **running, **options}
 
-    def _cuts(self, epoch: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The draws of a batch as `graph.region` takes them: offsets and flips, n x 2 float32."""
-        y, x, flip, _ = self.draws(epoch, batch)
-        return np.stack([y, x], axis=1), np.stack([np.zeros_like(flip), flip], axis=1)
-
-    def _rows(self, epoch: int, start: int) -> np.ndarray:
-        """The samples that this rank reads in an epoch from batch `start` on, as rows (shard, number)."""
-        return self.bad_samples.replace(self.order(epoch)[start:, self._part].reshape(-1, 2))
-
     @property
     def _part(self) -> slice:
         return self.rank_slice.of(self.batch_size)
 
-    def _labels(self, ascii_numbers: Any, rows: np.ndarray) -> torch.Tensor:
-        """The class numbers of a batch, BAD_LABEL for bad samples."""
-        digits = np.asarray(ascii_numbers.as_tensor())
-        labels = digits.view(f"S{digits.shape[1]}")[:, 0].astype(np.int64)
-        if self.bad_samples.reasons:
-            labels[self.bad_samples.mask(rows)] = BAD_LABEL
-        return torch.from_numpy(labels)
+
+def _cuts(
+    augmentation: Augmentation, order: EpochOrder, part: slice, place: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The draws of batch after batch from `place` on as `graph.region` takes them: offsets and flips, n x 2 float32.
+    It knows no loader: DALI would keep that, and that DALI's threads."""
+    while True:
+        y, x, flip, _ = draw(augmentation, *place, order.batch_size).part(part)
+        yield np.stack([y, x], axis=1), np.stack([np.zeros_like(flip), flip], axis=1)
+        place = order.following(*place)
 
 
 def _trim_heap() -> None:

@@ -1,12 +1,12 @@
 """An epoch's order and its random draws, as functions of (seed, epoch, batch) alone.
 
 The order of an epoch is computed, not left to a shuffle buffer: shards are permuted and the samples within a shard are
-permuted, by a generator seeded with (seed, epoch). The draws of a batch (crop, flip, color) come from (seed, epoch,
-batch). So a resumed epoch is one that begins later, and two ranks see the two halves of the very batches that one rank
-would see.
+permuted, or all samples at once, by a generator seeded with (seed, epoch). The draws of a batch (crop, flip, color)
+come from (seed, epoch, batch). So a resumed epoch is one that begins later, and two ranks see the two halves of the
+very batches that one rank would see.
 
-The price: neighbors in an epoch come from the same shard, which is why the shards themselves are written in a shuffled
-order.
+By shards, neighbors in an epoch come from the same shard, which is why the shards themselves are written in a shuffled
+order. It reads each shard once and from end to end; all samples at once want storage that is quick in any order.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ import numpy as np
 
 from pipeline.geometry import MARGIN
 from pipeline.stats import Stats
+from shards.errors import InputError
 
+SHUFFLES = ("shards", "full")  # shards and the samples in each, or all samples
 COLOR_DEVIATION = 0.1  # of the normal draws along the principal components (section 4.1)
 
 
@@ -40,11 +42,12 @@ class Augmentation(NamedTuple):
     """What is random about the training images.
 
     stats: the data set's, whose principal components the colors vary along (PCA color augmentation); None: the colors
-    stay as they are. seed: of the order, the crops, the flips and the colors.
+    stay as they are. seed: of the order, the crops, the flips and the colors; shuffle: of SHUFFLES.
     """
 
     stats: Stats | None = None
     seed: int = 0
+    shuffle: str = "shards"
 
 
 class Draws(NamedTuple):
@@ -82,23 +85,40 @@ class EpochOrder:
     """In which order a split's samples come, over all ranks, batch by batch.
 
     Args: shard_sizes: the samples of each shard; seed: shuffles, and the last partial batch is dropped; None: samples
-    come as they are stored, and repeats of the last one fill up the last batch.
+    come as they are stored in every epoch, and repeats of the last one fill up the last batch; shuffle: of SHUFFLES.
     """
 
-    def __init__(self, shard_sizes: Sequence[int], batch_size: int, seed: int | None):
-        self.shard_sizes, self.batch_size, self.seed = shard_sizes, batch_size, seed
-        samples = sum(shard_sizes)
+    def __init__(self, shard_sizes: Sequence[int], batch_size: int, seed: int | None, shuffle: str = "shards"):
+        if shuffle not in SHUFFLES:
+            raise InputError(f"--shuffle {shuffle} is not one of {', '.join(SHUFFLES)}")
+        self.shard_sizes, self.batch_size, self.seed = np.array(shard_sizes, np.int64), batch_size, seed
+        self.shuffle = None if seed is None else shuffle
+        samples = int(self.shard_sizes.sum())
         self.num_batches = -(-samples // batch_size) if seed is None else samples // batch_size
 
+    def following(self, epoch: int, batch: int) -> tuple[int, int]:
+        """The epoch and number of the batch after this one. Without a seed there is but one epoch, over and over."""
+        if batch + 1 < self.num_batches:
+            return epoch, batch + 1
+        return (epoch if self.seed is None else epoch + 1), 0
+
     def rows(self, epoch: int) -> np.ndarray:
-        """The epoch's samples as (shard, number in the shard): num_batches x batch_size x 2."""
+        """The epoch's samples as (shard, number in the shard): num_batches x batch_size x 2, int32."""
+        rng = None if self.seed is None else np.random.default_rng([self.seed, epoch])
         sizes = self.shard_sizes
-        if self.seed is None:
-            runs = [(shard, np.arange(size)) for shard, size in enumerate(sizes)]
-        else:
-            rng = np.random.default_rng([self.seed, epoch])
-            runs = [(shard, rng.permutation(sizes[shard])) for shard in rng.permutation(len(sizes))]
-        rows = np.concatenate([np.stack([np.full(len(run), shard), run], axis=1) for shard, run in runs])
+        shards = np.arange(len(sizes))
+        if rng and self.shuffle == "shards":
+            shards = rng.permutation(len(sizes))
+        rows = np.empty((int(sizes.sum()), 2), np.int32)
+        begin = 0
+        for shard in shards.tolist():
+            run = rows[begin : begin + sizes[shard]]
+            run[:, 0] = shard
+            run[:, 1] = rng.permutation(len(run)) if rng and self.shuffle == "shards" else np.arange(len(run))
+            begin += len(run)
+        if rng and self.shuffle == "full":
+            rows = rows[rng.permutation(len(rows))]
         wanted = self.num_batches * self.batch_size
-        rows = np.concatenate([rows[:wanted], np.repeat(rows[-1:], max(0, wanted - len(rows)), axis=0)])
-        return rows.reshape(self.num_batches, self.batch_size, 2)
+        if wanted > len(rows):
+            rows = np.concatenate([rows, np.repeat(rows[-1:], wanted - len(rows), axis=0)])
+        return rows[:wanted].reshape(self.num_batches, self.batch_size, 2)

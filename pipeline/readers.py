@@ -1,81 +1,162 @@
-"""The two ways in which a data set's samples reach DALI: its own reader of tars, or batches that Python fetches.
+"""How a split's images reach DALI: tars are mapped into memory, and DALI is given each image where it lies there.
 
-Each rank writes index files that list just its own samples, in the epoch's order, and DALI's reader follows them: so
-every sample comes exactly once by construction. Tars behind a URL that DALI cannot read are fetched shard by shard.
+Nothing is copied, and a folder and a URL are read alike: the tars of a URL are fetched ahead, through the cache.
 """
 
-import contextlib
-import functools
+import ctypes
+import mmap
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from nvidia.dali.tensors import TensorCPU
 
-from pipeline import graph
-from pipeline.graph import Reader
+from pipeline.bad_samples import BadSamples
+from pipeline.order import EpochOrder
 from pipeline.samples import Samples
 from shards.cache import Prefetcher
 from shards.errors import InputError
-from shards.index import write_index
-from shards.tars import IMAGE_EXTENSIONS
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_longlong]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED = ctypes.c_void_p(-1).value
 
 
-def runs(rows: np.ndarray) -> list[np.ndarray]:
-    """The samples (rows of (shard, number)) split where the shard changes."""
-    return np.split(rows, np.flatnonzero(np.diff(rows[:, 0])) + 1)
+def map_file(file: int, size: int) -> memoryview:
+    """The first `size` bytes of an open file, in memory, to read until nobody refers to them any more. Raises OSError.
+
+    Python's own `mmap` keeps a file descriptor a mapping, and a data set may have more tars than a process may have
+    descriptors; and a shard that is mapped would stay locked in the cache.
+    """
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+    if address == _FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    mapped = (ctypes.c_ubyte * size).from_address(address)
+    # Not at exit: DALI's threads may still be reading
+    weakref.finalize(mapped, _LIBC.munmap, address, size).atexit = False
+    return memoryview(mapped).cast("B").toreadonly()
 
 
-@contextlib.contextmanager
-def tar_reader(samples: Samples, rows: np.ndarray) -> Iterator[Reader]:
-    """DALI's reader for these samples in this order. The pipeline has to be built inside the `with`: the index files
-    are gone after it."""
-    tars, indices = [], []
-    with tempfile.TemporaryDirectory(prefix="alexnet-index-") as folder:
-        # A run of samples of one shard is one (tar, index) pair of the reader
-        for number, run in enumerate(runs(rows)):
-            shard = run[0, 0]
-            index = Path(folder) / f"{number}.idx"
-            write_index(index, [samples.entries[shard][sample] for sample in run[:, 1]])
-            tars.append(str(samples.tars[shard]))
-            indices.append(str(index))
+class MappedTars:
+    """The tars of a split in memory. Args: keep: all of them once they were used, otherwise only the last one."""
+
+    def __init__(self, samples: Samples, keep: bool):
+        self.samples, self.keep = samples, keep
+        self.mapped: dict[int, memoryview] = {}
+        self.file: BinaryIO | None = None  # the tar that was last opened: while it is, it stays in a URL's cache
+        self.order: dict[int, int] = {}
+        self.prefetcher: Prefetcher | None = None
+
+    def expect(self, rows: np.ndarray) -> None:
+        """These samples (rows of (shard, number)) come next, in this order: the tars of a URL are fetched ahead."""
+        remote = self.samples.dataset.remote
+        if remote:
+            shards, first = np.unique(rows[:, 0], return_index=True)
+            order = [shard for shard in shards[np.argsort(first)].tolist() if shard not in self.mapped]
+            self.order = {shard: position for position, shard in enumerate(order)}
+            depth = remote.prefetch_depth(self.samples.shards)
+            self.prefetcher = Prefetcher(self.samples.dataset.open, [self.samples.shards[i] for i in order], depth)
+
+    def of(self, rows: np.ndarray) -> list[memoryview]:
+        """The tar of each of these samples."""
+        shards = rows[:, 0].tolist()
+        for shard in dict.fromkeys(shards):
+            if shard not in self.mapped:
+                self.mapped[shard] = self._map(shard)
+        tars = [self.mapped[shard] for shard in shards]
+        if not self.keep:
+            self.mapped = {shards[-1]: tars[-1]}
+        return tars
+
+    def _map(self, number: int) -> memoryview:
+        self.close()  # first: a small cache may have no room for the next one otherwise
+        shard, tar = self.samples.shards[number], self.samples.tars[number]
         try:
-            yield functools.partial(graph.tar_reader, tars, indices)
-        except RuntimeError as error:
-            if not samples.dataset.remote:
-                raise
-            reason = " ".join(str(error).partition("encountered:")[2].split())[:200]
-            remedy = "set AWS_ENDPOINT_URL and AWS_REGION for it, or have it read through --cache DIR"
-            raise InputError(f"DALI cannot read {samples.dataset.where} ({reason}): {remedy}") from None
+            if self.prefetcher and number in self.order:
+                self.file = self.prefetcher.open(self.order[number])
+            else:
+                self.file = self.samples.dataset.open(shard)
+            size = os.fstat(self.file.fileno()).st_size
+            if size < shard.bytes:  # to read beyond its end would kill the process
+                raise InputError(f"{tar} has become shorter, {size} bytes of {shard.bytes}: bring it back")
+            return map_file(self.file.fileno(), shard.bytes)
+        except OSError as error:
+            raise InputError(f"{tar} cannot be read: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Lets the cache delete the last tar. What is mapped stays readable."""
+        if self.file:
+            self.file.close()
 
 
-def fetched_reader(samples: Samples, epochs: Iterable[np.ndarray], batch_size: int) -> Reader:
-    """The same from shards that are fetched ahead; `epochs` gives the rows of one epoch after another."""
-    batches = _fetched_batches(samples, epochs, batch_size)
-    return functools.partial(graph.fetched_reader, lambda: next(batches))
+class ReadBatch(NamedTuple):
+    """A batch that DALI was given: the samples as rows (shard, number), the tar of each, and which of them stand in for
+    one that was known to be bad."""
+
+    rows: np.ndarray
+    tars: list[memoryview]
+    stands_in: np.ndarray
 
 
-def _fetched_batches(
-    samples: Samples, epochs: Iterable[np.ndarray], batch_size: int
-) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-    """The images and class numbers as DALI's reader would give them, a batch at a time. The next epoch follows without
-    a pause: DALI works ahead, and so its first shards are there when it begins."""
-    remote = samples.dataset.remote
-    assert remote
-    images: list[np.ndarray] = []
-    numbers: list[np.ndarray] = []
-    for rows in epochs:
-        order = runs(rows)
-        prefetcher = Prefetcher(
-            samples.dataset.open, [samples.shards[run[0, 0]] for run in order], remote.prefetch_depth(samples.shards)
-        )
-        for position, run in enumerate(order):
-            with prefetcher.open(position) as file:
-                for shard, sample in run.tolist():
-                    for extensions, parts in ((IMAGE_EXTENSIONS, images), (("cls",), numbers)):
-                        offset, size = samples.part((shard, sample), extensions)
-                        parts.append(np.frombuffer(os.pread(file.fileno(), size, offset), np.uint8))
-                    if len(images) == batch_size:
-                        yield images, numbers
-                        images, numbers = [], []
+class BatchReader:
+    """Gives DALI the images of batch after batch, of epoch after epoch, without end; each call is a batch.
+
+    `ahead` has the batches that DALI was given and that have not come out yet, the oldest first; `following` is the
+    (epoch, number) of that one.
+
+    Args: part: this rank's part of a global batch; bad_samples: as they are known when a batch is read; begin: the
+    (epoch, number) of the first batch.
+    """
+
+    def __init__(
+        self, samples: Samples, order: EpochOrder, part: slice, bad_samples: BadSamples, begin: tuple[int, int]
+    ):
+        self.samples, self.order, self.part, self.bad_samples = samples, order, part, bad_samples
+        self.tars = MappedTars(samples, keep=order.shuffle == "full")
+        self.ahead: deque[ReadBatch] = deque()
+        self.following = begin
+        self._batches = self._read_all(begin)
+
+    def __call__(self) -> list[TensorCPU]:
+        return next(self._batches)
+
+    def take(self) -> ReadBatch:
+        """The batch that has come out of DALI."""
+        self.following = self.order.following(*self.following)
+        return self.ahead.popleft()
+
+    def labels(self, batch: ReadBatch) -> np.ndarray:
+        """The class numbers of a batch's samples, int64."""
+        where = self.samples.positions(batch.rows)
+        begins, sizes = where["cls_offset"], where["cls_size"]
+        texts = [
+            bytes(tar[a:b]) for tar, a, b in zip(batch.tars, begins.tolist(), (begins + sizes).tolist(), strict=True)
+        ]
+        try:
+            return np.array([int(text) for text in texts], np.int64)
+        except (ValueError, OverflowError):
+            wrong = next((number for number, text in enumerate(texts) if not text.strip().isdigit()), 0)
+            shard, number = batch.rows[wrong].tolist()
+            message = f"{self.samples.tars[shard]}: {self.samples.name((shard, number))} has the class number"
+            raise InputError(f"{message} {texts[wrong][:20]!r}: `python cli.py verify` names all such") from None
+
+    def _read_all(self, position: tuple[int, int]) -> Iterator[list[TensorCPU]]:
+        while True:
+            epoch, begin = position
+            rows = self.order.rows(epoch)[begin:, self.part]
+            self.tars.expect(rows.reshape(-1, 2))
+            for batch in rows:
+                yield self._read(batch)
+                position = self.order.following(*position)
+
+    def _read(self, rows: np.ndarray) -> list[TensorCPU]:
+        rows, stands_in = self.bad_samples.replace(rows)
+        where, tars = self.samples.positions(rows), self.tars.of(rows)
+        self.ahead.append(ReadBatch(rows, tars, stands_in))
+        begins, sizes = where["offset"], where["size"]
+        return [TensorCPU(tar[a:b]) for tar, a, b in zip(tars, begins.tolist(), (begins + sizes).tolist(), strict=True)]

@@ -2,10 +2,10 @@
 
 import sys
 
+import numpy as np
+
 from shards.dataset import Dataset
-from shards.errors import InputError
 from shards.index import components
-from shards.tars import IMAGE_EXTENSIONS
 
 SampleId = tuple[int, int]  # the number of its shard in the split, and its own in that shard's index
 
@@ -13,26 +13,36 @@ SampleId = tuple[int, int]  # the number of its shard in the split, and its own 
 class Samples:
     """A split's samples, each named by a `SampleId`.
 
-    `shards` and `tars` are the split's, in order; `entries` has the index lines of each shard. Raises: InputError when
-    the split is absent, or a tar is missing or damaged. A missing or stale index is rebuilt, with a notice.
+    `shards` and `tars` are the split's, in order, and `shard_sizes` the samples of each. Raises: InputError when the
+    split is absent, or a tar is missing or damaged. A missing or stale index is rebuilt, with a notice.
     """
 
     def __init__(self, dataset: Dataset, split: str):
-        self.dataset, self.shards = dataset, dataset.split(split).shards
+        described = dataset.split(split)
+        self.dataset, self.split, self.shards = dataset, split, described.shards
         self.tars = dataset.tars(split)
-        self.entries = dataset.indices(split, notice)
+        self.shard_sizes = [described.samples_in(shard) for shard in described.shards]
+        self._positions = dataset.positions(split, notice)
+        # Where each shard's samples begin in that array; a shard that is listed again has no others there
+        sizes = {shard.name: size for shard, size in zip(self.shards, self.shard_sizes, strict=True)}
+        begins = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+        self._begins = np.array([begins[shard.name] for shard in self.shards], np.int64)
+        self._lines: tuple[int, list[str]] = (-1, [])  # of the shard that was last asked for a name
 
     def __len__(self) -> int:
         return sum(self.shard_sizes)
 
-    @property
-    def shard_sizes(self) -> list[int]:
-        return [len(entries) for entries in self.entries]
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """Where samples (rows of (shard, number)) lie in their tars, `shards.index.POSITION`."""
+        where: np.ndarray = self._positions[self._begins[rows[:, 0]] + rows[:, 1]]
+        return where
 
     def name(self, sample: SampleId) -> str:
         """The file name of a sample's first part."""
         shard, number = sample
-        return components(self.entries[shard][number])[0][3]
+        if self._lines[0] != shard:
+            self._lines = (shard, self.dataset.lines(self.split, self.shards[shard]))
+        return components(self._lines[1][number])[0][3]
 
     def key(self, sample: SampleId) -> str:
         """A sample's name after that of its tar."""
@@ -40,19 +50,10 @@ class Samples:
 
     def jpeg(self, sample: SampleId) -> bytes:
         """A sample's image as it is stored."""
-        offset, size = self.part(sample, IMAGE_EXTENSIONS)
+        (where,) = self.positions(np.array([sample]))
         with self.dataset.open(self.shards[sample[0]]) as file:
-            file.seek(offset)
-            return file.read(size)
-
-    def part(self, sample: SampleId, extensions: tuple[str, ...]) -> tuple[int, int]:
-        """Offset and size in its tar, in bytes, of a sample's first part with one of these extensions."""
-        shard, number = sample
-        parts = components(self.entries[shard][number])
-        for extension, offset, size, _ in parts:
-            if extension in extensions:
-                return int(offset), int(size)
-        raise InputError(f"{self.tars[shard]}: {parts[0][3]} stands alone, with no {' or '.join(extensions)}")
+            file.seek(where["offset"])
+            return file.read(where["size"])
 
 
 def notice(text: str) -> None:

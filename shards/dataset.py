@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import numpy as np
+
 from shards.atomic import atomic_write
 from shards.errors import InputError
-from shards.index import current_index
+from shards.index import current_index, index_tar, read_index
+from shards.index_cache import cached_positions, user_cache
 from shards.records import Quarantined, Shard, Sizes, Skipped, Split, from_json, to_json
 from shards.remote import Remote
 
@@ -110,17 +113,36 @@ class Dataset:
             tars.append(tar)
         return tars
 
-    def indices(self, split: str, notice: Callable[[str], None]) -> list[list[str]]:
-        """The lines of the index of each of the split's tars. In a folder, one that is missing or stale is rebuilt,
-        with a notice; a remote one raises InputError."""
+    def positions(self, split: str, notice: Callable[[str], None]) -> np.ndarray:
+        """Where each sample of the split lies, `shards.index.POSITION`: shard after shard, one that is listed again
+        left out. In a folder, an index that is missing or stale is rebuilt, with a notice; a remote one raises
+        InputError."""
         described = self.split(split)
-        wanted = [(shard, described.samples_in(shard)) for shard in described.shards]
-        if self.remote:
-            return self.remote.indices(self.root, wanted)
-        return [
-            current_index(self.root / shard.name, samples, described.quarantined_in(shard.name), notice)
-            for shard, samples in wanted
-        ]
+        shards = {shard.name: (shard, described.samples_in(shard)) for shard in described.shards}
+
+        def read() -> Iterator[np.ndarray]:
+            if self.remote:
+                yield from self.remote.indices(self.root, [*shards.values()])
+                return
+            for name, (_, samples) in shards.items():
+                yield current_index(self.root / name, samples, described.quarantined_in(name), notice)
+
+        def state() -> bytes:
+            paths = [self.root / name for name in shards]
+            facts = [_stamp(path) for tar in paths for path in (tar, tar.with_suffix(".idx"))]
+            return repr((list(shards.values()), described.quarantined, facts)).encode()
+
+        where = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:32]
+        folder = self.root if self.remote else user_cache() / "indices"
+        samples = sum(samples for _, samples in shards.values())
+        return cached_positions(folder / f"{split}-{where}", state, samples, read)
+
+    def lines(self, split: str, shard: Shard) -> list[str]:
+        """The lines of a shard's index, which has been read before, for the samples' names."""
+        path = (self.root / shard.name).with_suffix(".idx")
+        if self.remote or path.exists():
+            return read_index(path)
+        return index_tar(self.root / shard.name, self.split(split).quarantined_in(shard.name))
 
     def open(self, shard: Shard) -> BinaryIO:
         """A tar to read. Raises InputError when it has to be fetched and cannot be."""
@@ -140,6 +162,15 @@ class Dataset:
             parts += [f"{sample.shard} {sample.key}" for sample in split.quarantined]
         # A class folder's name may not be UTF-8
         return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """A file's size and the time of its last change, None when there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _dataset(root: Path, content: dict[str, Any]) -> Dataset:

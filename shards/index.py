@@ -10,12 +10,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
+import numpy as np
+
 from shards import tars
 from shards.atomic import atomic_write
 from shards.errors import InputError
 
 VERSION = "v1.2"
 NOT_PLAIN = re.compile(r"[^!-~]")
+# Where a sample's image and its class number, in ASCII, lie in its tar, bytes
+POSITION = np.dtype([("offset", "<i8"), ("cls_offset", "<i8"), ("size", "<i4"), ("cls_size", "<i4")])
 
 
 def read_index(path: Path) -> list[str]:
@@ -52,8 +56,39 @@ def entry(parts: Mapping[str, tars.Member], begin: int = 0) -> str:
     )
 
 
-def current_index(tar: Path, wanted: int, without: Set[str], notice: Callable[[str], None]) -> list[str]:
-    """The lines of a tar's index, which is rebuilt where it is missing or stale, with a notice.
+def positions(entries: Sequence[str], tar: Path | str) -> np.ndarray:
+    """The samples' lines as an array of `POSITION`.
+
+    Raises: InputError when one lists no image or no class number, or numbers that no tar has.
+    """
+    found = []
+    try:
+        for line in entries:
+            parts = components(line)
+            image = next(part for part in parts if part[0] in tars.IMAGE_EXTENSIONS)
+            number = next(part for part in parts if part[0] == "cls")
+            found.append((int(image[1]), int(number[1]), int(image[2]), int(number[2])))
+        return np.array(found, POSITION)
+    except StopIteration:
+        wanted = f"no {' or '.join(tars.IMAGE_EXTENSIONS)}, or no cls"
+        raise InputError(f"{tar}: {parts[0][3]} stands alone, with {wanted}") from None
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"the index of {tar} lists what cannot be ({error}): delete it, and rebuild it") from None
+
+
+def end(where: np.ndarray) -> int:
+    """Where the last of these parts ends in its tar, bytes; 2^63 - 1 when some begin before the tar does."""
+    if not len(where):
+        return 0
+    sizes = np.stack([where["size"], where["cls_size"]]).astype(np.int64)
+    offsets = np.stack([where["offset"], where["cls_offset"]])
+    if min(sizes.min(), offsets.min()) < 0:
+        return np.iinfo(np.int64).max
+    return int((offsets + sizes).max())
+
+
+def current_index(tar: Path, wanted: int, without: Set[str], notice: Callable[[str], None]) -> np.ndarray:
+    """The positions of a tar's samples from its index, which is rebuilt where it is missing or stale, with a notice.
 
     Args: wanted: how many samples it has to list; without: keys that it must not list. Raises: InputError when the tar
     itself holds another number of samples.
@@ -65,13 +100,13 @@ def current_index(tar: Path, wanted: int, without: Set[str], notice: Callable[[s
         stale = "is older than its tar"
     else:
         entries = read_index(path)
-        ends = (int(part[1]) + int(part[2]) for line in entries for part in components(line))
+        where = positions(entries, tar)
         if len(entries) != wanted:
             stale = f"lists {len(entries)} samples and its tar holds {wanted}"
-        elif max(ends, default=0) > tar.stat().st_size:
+        elif end(where) > tar.stat().st_size:
             stale = "points beyond its tar's end"
         else:
-            return entries
+            return where
     entries = index_tar(tar, without)
     if len(entries) != wanted:
         remedy = f"`python cli.py verify {tar.parent}` says what is wrong"
@@ -79,7 +114,7 @@ def current_index(tar: Path, wanted: int, without: Set[str], notice: Callable[[s
     notice(f"{path} {stale}: it is rebuilt")
     with contextlib.suppress(InputError):  # a folder that cannot be written to does not need it either
         write_index(path, entries)
-    return entries
+    return positions(entries, tar)
 
 
 def plain(key: str) -> str:

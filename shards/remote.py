@@ -2,28 +2,30 @@
 
 A data set's folder may be a URL that fsspec knows (https://, s3://, gs:// ...). `dataset.json`, the statistics and the
 indices are copied into a folder of the cache whose name depends on the content of `dataset.json`, so that another data
-set at the same URL is never mixed with the old one's shards. DALI's reader can read the tars of `s3://` itself; all
-others are fetched complete, ahead of their use, and the least recently used are deleted.
+set at the same URL is never mixed with the old one's shards. Shards are fetched complete, ahead of their use, and the
+least recently used are deleted.
 
 Credentials come from where the storage's own library looks for them, the environment first.
 """
 
 import hashlib
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from shards.atomic import atomic_write
 from shards.cache import SUFFIX, Cache
 from shards.check_sample import sha256
 from shards.errors import InputError
-from shards.index import components, read_index
+from shards.index import end, positions, read_index
+from shards.index_cache import user_cache
 from shards.records import Shard
 
 DEFAULT_LIMIT = 64 * 2**30  # bytes of a cache whose size is not given
@@ -69,11 +71,6 @@ class Remote:
     def __str__(self) -> str:
         return self.url
 
-    @property
-    def read_by_dali(self) -> bool:
-        """Whether DALI's reader reads the tars itself: `s3://`, unless a cache is asked for."""
-        return self.url.startswith("s3://") and self.cache is None and self.limit is None
-
     def copy_metadata(self, description_name: str, companions: Sequence[str]) -> Path:
         """Copies the data set's description and the files that go with it, and returns the local folder of the copies,
         whose name depends on the description."""
@@ -96,11 +93,8 @@ class Remote:
                 raise InputError(f"{self.url}/dataset.json names a shard that is not a plain tar: {shard.name!r}")
 
     def tar_urls(self, shards: Sequence[Shard]) -> list[str]:
-        """Raises InputError for a cache that is too small for these shards, and, where DALI reads them, for one that is
-        missing or of another length."""
-        if self.read_by_dali:
-            self._map(self._check_length, shards)
-        elif self.prefetch_depth(shards) < 1:
+        """Raises InputError for a cache that is too small for these shards."""
+        if self.prefetch_depth(shards) < 1:
             size = f"a cache of {self._cache.limit} bytes does not hold {MIN_SHARDS} shards of {_largest(shards)}"
             raise InputError(f"{self.url}: {size}: raise --cache-size")
         return [f"{self.url}/{shard.name}" for shard in shards]
@@ -109,32 +103,26 @@ class Remote:
         """How many of these shards may be fetched ahead, so that they and those in use fit into the cache."""
         return min(MAX_PREFETCH, self._cache.limit // max(1, _largest(shards)) - MIN_SHARDS + 1)
 
-    def indices(self, folder: Path, shards: Sequence[tuple[Shard, int]]) -> list[list[str]]:
-        """The lines of each shard's index, which is copied first. Args: shards: each with the samples that its index
-        has to list. Raises: InputError when one is missing or does not fit its tar."""
+    def holds(self, shards: Sequence[Shard]) -> bool:
+        """Whether all of these shards fit into the cache at once."""
+        return sum(shard.bytes for shard in shards) <= self._cache.limit
 
-        def copy_index(shard_and_samples: tuple[Shard, int]) -> list[str]:
-            shard, samples = shard_and_samples
-            path = (folder / shard.name).with_suffix(".idx")
-            if not path.exists():
-                _write_if_new(path, self._read_small(path.name))
-            entries = read_index(path)
-            parts = [part for line in entries for part in components(line)]
-            inside = all(0 <= int(offset) <= int(offset) + int(size) <= shard.bytes for _, offset, size, _ in parts)
-            if len(entries) != samples or not inside:
+    def indices(self, folder: Path, shards: Sequence[tuple[Shard, int]]) -> Iterator[np.ndarray]:
+        """The positions of each shard's samples, from its index, which is copied first. Args: shards: each with the
+        samples that its index has to list. Raises: InputError when one is missing or does not fit its tar."""
+        paths = [(folder / shard.name).with_suffix(".idx") for shard, _ in shards]
+        missing = [path for path in paths if not path.exists()]
+        self._map(lambda path: _write_if_new(path, self._read_small(path.name)), missing)
+        for path, (shard, samples) in zip(paths, shards, strict=True):
+            where = positions(read_index(path), f"{self.url}/{shard.name}")
+            if len(where) != samples or end(where) > shard.bytes:
                 path.unlink()
                 remedy = "rebuild it with `python cli.py index` in the folder that was copied there"
                 raise InputError(f"{self.url}/{path.name} does not fit its tar: {remedy}")
-            return entries
-
-        return self._map(copy_index, shards)
+            yield where
 
     def open(self, folder: Path, shard: Shard) -> BinaryIO:
-        """A shard to read. Through the cache it is fetched unless it is there, and stays until the file is closed."""
-        if self.read_by_dali:
-            files, root = self._file_system()
-            file: BinaryIO = files.open(f"{root}/{shard.name}", cache_type="none")
-            return file
+        """A shard to read: it is fetched unless it is in the cache, and stays there until the file is closed."""
         path = folder / f"{shard.name}{SUFFIX}"
         return self._cache.open(path, shard.bytes, lambda part: self._download(shard, part))
 
@@ -155,12 +143,6 @@ class Remote:
         files, root = self._file_system()
         content: bytes = self._retry(lambda: files.cat_file(f"{root}/{name}"), name)
         return content
-
-    def _check_length(self, shard: Shard) -> None:
-        files, root = self._file_system()
-        length = self._retry(lambda: files.size(f"{root}/{shard.name}"), shard.name)
-        if length != shard.bytes:
-            raise InputError(f"{self.url}/{shard.name} has {length} bytes, and dataset.json says {shard.bytes}")
 
     def _retry(self, fetch: Callable[[], Result], name: str) -> Result:
         """What `fetch` returns, tried again after whatever a library raises. Raises InputError after the last try."""
@@ -205,8 +187,7 @@ class Remote:
 
     @property
     def _cache(self) -> Cache:
-        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-dali"
-        return Cache(self.cache or default, self.limit or DEFAULT_LIMIT)
+        return Cache(self.cache or user_cache(), self.limit or DEFAULT_LIMIT)
 
 
 def _largest(shards: Iterable[Shard]) -> int:

@@ -129,7 +129,7 @@ class TrainConfig:
         "Data",
         None,
         metavar="FOLDER",
-        default_help="~/.cache/alexnet-dali; none for s3://",
+        default_help="~/.cache/alexnet-dali",
     )
     cache_size: int | None = option(
         "The most bytes of shards in the cache; the least recently used are deleted.",

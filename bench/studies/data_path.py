@@ -76,11 +76,10 @@ class ImagesInTars(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """The images of the train split, read from the tars and transformed with Pillow."""
 
     def __init__(self, loader: Loader):
-        self.samples = []
-        for shard, lines in enumerate(loader.samples.entries):
-            for line in lines:
-                offset, size = map(int, line.split()[1:3])
-                self.samples.append((loader.samples.tars[shard], offset, size))
+        rows = loader.order(0).reshape(-1, 2)
+        where = loader.samples.positions(rows)
+        tars = [loader.samples.tars[shard] for shard in rows[:, 0].tolist()]
+        self.samples = list(zip(tars, where["offset"].tolist(), where["size"].tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from pipeline import graph
 from pipeline.loader import BAD_LABEL, Loader
 from pipeline.order import RankSlice
 from pipeline.settings import Settings
@@ -62,14 +63,21 @@ def test_too_many_bad_images_stop_it(data, tmp_path):
 
 def test_a_failure_without_a_bad_image_is_reported_as_it_is(data, monkeypatch):
     loader = loader_of(Dataset.load(data))
-
-    class Failing:
-        def run(self, stream):
-            raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(loader, "pipeline", lambda *_: Failing())
+    monkeypatch.setattr(graph, "train_graph", failing_graph)
     with pytest.raises(InputError, match=r"train-\d+\.tar.*can each be decoded: out of memory"):
         list(loader.epoch(0))
+
+
+def failing_graph(reader, draws, **options):
+    class Failing:
+        def build(self):
+            pass
+
+        def run(self, stream):
+            reader()
+            raise RuntimeError("out of memory")
+
+    return Failing()
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def stream(data: Path, rank: int, world_size: int, begin: int = 0):
             batches = loader.epoch(epoch, start=batch)
         read = next(batches)
         rows = loader.order(epoch)[batch][loader.rank_slice.of(BATCH)]
-        keys = [loader.samples.entries[shard][sample].split()[3] for shard, sample in rows]
+        keys = [loader.samples.name((shard, sample)) for shard, sample in rows.tolist()]
         y, x, flip, shift = loader.draws(epoch, batch)
         assert torch.equal(read.color_shift, torch.from_numpy(shift))
         yield {

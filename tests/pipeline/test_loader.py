@@ -87,3 +87,35 @@ def test_a_stale_index_is_rebuilt_with_a_notice(data, tmp_path, capsys, state):
     assert index.read_text() == original
     loader_of(Dataset.load(copy))
     assert not capsys.readouterr().err
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.parametrize("view", ["train", "center"])
+def test_one_pipeline_serves_epoch_after_epoch(data, monkeypatch, view):
+    dataset = Dataset.load(data)
+    wanted = [list(loader_of(dataset, view, batch_size=12).epoch(epoch)) for epoch in range(3)]
+    loader, built = loader_of(dataset, view, batch_size=12), []
+    monkeypatch.setattr(loader, "_run_from", lambda place, run=loader._run_from: built.append(place) or run(place))
+    for epoch in range(3):
+        for one, other in zip(wanted[epoch], loader.epoch(epoch), strict=True):
+            assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+    assert built == [(0, 0)]
+    # Elsewhere, and again after an epoch that was left unfinished, it takes another
+    assert torch.equal(next(loader.epoch(1, start=2)).labels, wanted[1][2].labels)
+    assert torch.equal(next(loader.epoch(1)).images, wanted[1][0].images)
+    assert len(built) == 3
+
+
+def test_a_loader_that_is_dropped_leaves_no_threads(data):
+    loader = loader_of(Dataset.load(data), batch_size=12)
+    next(loader.epoch(0))
+    running = threads()
+    del loader
+    assert threads() < running
+    before = threads()
+    for _ in range(3):
+        next(loader_of(Dataset.load(data), batch_size=12).epoch(0))
+        assert threads() == before

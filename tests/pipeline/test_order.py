@@ -14,8 +14,8 @@ from tests.support.loaders import loader_of, read_jpegs
 def test_every_sample_once_an_epoch_in_an_order_of_its_own(data):
     loader = loader_of(Dataset.load(data), batch_size=12)
     orders = [list(map(tuple, loader.order(epoch).reshape(-1, 2))) for epoch in (0, 1)]
-    everything = [(shard, i) for shard, entries in enumerate(loader.samples.entries) for i in range(len(entries))]
-    assert len(loader.samples.entries) > 1  # more than one shard, or this shows less than it says
+    everything = [(shard, i) for shard, size in enumerate(loader.samples.shard_sizes) for i in range(size)]
+    assert len(loader.samples.shard_sizes) > 1  # more than one shard, or this shows less than it says
     assert sorted(orders[0]) == sorted(orders[1]) == everything
     assert orders[0] != orders[1] != everything
     assert orders[0] == list(map(tuple, loader_of(Dataset.load(data), batch_size=12).order(0).reshape(-1, 2)))
@@ -24,7 +24,7 @@ def test_every_sample_once_an_epoch_in_an_order_of_its_own(data):
 def test_the_order_is_a_good_shuffle(data):
     loader = Loader(Dataset.load(data), "train", "train", batch_size=96, settings=Settings(threads=1))
     epochs, bins = 600, 8
-    first = np.cumsum([0] + [len(entries) for entries in loader.samples.entries])
+    first = np.cumsum([0, *loader.samples.shard_sizes])
     orders = np.array([[first[shard] + i for shard, i in loader.order(epoch)[0]] for epoch in range(epochs)])
     positions = orders.argsort(axis=1)  # of each sample, in each epoch
     # Each sample's position is uniform: chi-square of 8 bins over 600 epochs, its mean over the 96 samples. Shards stay

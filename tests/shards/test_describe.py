@@ -12,7 +12,6 @@ from pipeline.stats import Stats
 from shards.dataset import Dataset
 from shards.describe import describe_tars
 from shards.errors import InputError
-from shards.index import components
 from tests.support import source_layouts as layouts
 from tests.support.image_kinds import JPEG
 from tests.support.source_checks import contents, expected, refused
@@ -43,13 +42,13 @@ def test_training_on_described_tars_sees_every_sample_once(samples, tmp_path):
     labels = {sample.stem: sample.label for sample in samples}
     seen = 0
     for batch, rows in zip(loader.epoch(0), order, strict=True):
-        keys = [components(loader.samples.entries[shard][sample])[0][3].split(".")[0] for shard, sample in rows]
+        keys = [loader.samples.name((shard, sample)).split(".")[0] for shard, sample in rows.tolist()]
         assert batch.labels.tolist() == [labels[key] for key in keys]
         seen += batch.valid
     assert seen == TRAIN
     # The encoded images as DALI returns them, all of the split once
     pipe = Loader(dataset, "val", "read", batch_size=VAL, settings=Settings(2)).pipeline(0)
-    jpegs, _ = pipe.run()
+    (jpegs,) = pipe.run()
     read = Counter(bytes(jpegs.at(number)) for number in range(VAL))
     assert read == Counter(sample.jpeg for sample in in_split(samples, "val"))
 
