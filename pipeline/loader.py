@@ -82,6 +82,9 @@ class Loader:
         seed = augmentation.seed if view == "train" else None
         self.epoch_order = EpochOrder(self.samples.shard_sizes, batch_size, seed, augmentation.shuffle)
         self.num_batches = self.epoch_order.num_batches
+        if dataset.remote and self.epoch_order.shuffle == "full" and not dataset.remote.holds(self.samples.shards):
+            remedy = "choose --shuffle shards, raise --cache-size, or copy the data set into a folder"
+            raise InputError(f"{dataset.where}: --shuffle full reads all shards at once, more than the cache: {remedy}")
         self._running: tuple[Any, BatchReader] | None = None  # the DALI pipeline that is kept, and what feeds it
         self.device_id = rank_slice.device_id if settings.decode_on == "device" else None
         largest = dataset.split(split).sizes

@@ -117,7 +117,7 @@ class EpochOrder:
             run[:, 1] = rng.permutation(len(run)) if rng and self.shuffle == "shards" else np.arange(len(run))
             begin += len(run)
         if rng and self.shuffle == "full":
-            rows = rows[rng.permutation(len(rows))]
+            rows = rng.permutation(rows.view(np.int64)[:, 0]).view(np.int32).reshape(-1, 2)  # pairs, as one number each
         wanted = self.num_batches * self.batch_size
         if wanted > len(rows):
             rows = np.concatenate([rows, np.repeat(rows[-1:], wanted - len(rows), axis=0)])

@@ -64,14 +64,15 @@ def positions(entries: Sequence[str], tar: Path | str) -> np.ndarray:
     found = []
     try:
         for line in entries:
-            parts = components(line)
-            image = next(part for part in parts if part[0] in tars.IMAGE_EXTENSIONS)
-            number = next(part for part in parts if part[0] == "cls")
-            found.append((int(image[1]), int(number[1]), int(image[2]), int(number[2])))
+            fields = line.split()
+            extensions = fields[::4]
+            image = 4 * next(i for i, extension in enumerate(extensions) if extension in tars.IMAGE_EXTENSIONS)
+            number = 4 * next(i for i, extension in enumerate(extensions) if extension == "cls")
+            found.append(tuple(map(int, (fields[at] for at in (image + 1, number + 1, image + 2, number + 2)))))
         return np.array(found, POSITION)
     except StopIteration:
         wanted = f"no {' or '.join(tars.IMAGE_EXTENSIONS)}, or no cls"
-        raise InputError(f"{tar}: {parts[0][3]} stands alone, with {wanted}") from None
+        raise InputError(f"{tar}: {fields[3]} stands alone, with {wanted}") from None
     except (ValueError, OverflowError) as error:
         raise InputError(f"the index of {tar} lists what cannot be ({error}): delete it, and rebuild it") from None
 

@@ -26,6 +26,7 @@ EPOCHS = 90  # of a run whose length is not given (section 5)
 # What `config.json` tells of a run besides its options: the data set's fingerprint and classes, the decoding settings
 # that were resolved, and the versions of the libraries
 FACTS = ("dataset", "classes", "decoding", "versions")
+ADDED = ("shuffle",)  # options that a resumed run must have the same, but that the oldest runs do not record
 
 
 def parse_epochs(text: str) -> tuple[int, ...] | str:
@@ -140,6 +141,13 @@ class TrainConfig:
         metavar="BYTES",
         minimum=1,
         default_help="64GiB",
+    )
+    shuffle: str = option(
+        "How an epoch is shuffled: shards and the samples within each, which reads each shard once, or all samples.",
+        "Data",
+        "shards",
+        choices=("shards", "full"),
+        must_agree=True,
     )
     mean: str = option(
         "What is subtracted: the mean image's central crop as in 2012, or one number a channel.",
@@ -355,7 +363,8 @@ class TrainConfig:
 
         Raises KeyError or TypeError when it is not a run's configuration.
         """
-        missing = [name for name, about in OPTIONS.items() if about.must_agree and name not in values]
+        expected = [name for name, about in OPTIONS.items() if about.must_agree and name not in ADDED]
+        missing = [name for name in expected if name not in values]
         if missing:
             raise KeyError(missing[0])
         known = {name: _typed(values[name], HINTS[name]) for name, about in OPTIONS.items() if name in values}

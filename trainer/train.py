@@ -257,7 +257,9 @@ class Trainer:
             batch_size=batch_size,
             settings=self.settings,
             rank_slice=self.context.rank_slice,
-            augmentation=Augmentation(self.stats if self.config.lighting else None, self.config.seed),
+            augmentation=Augmentation(
+                self.stats if self.config.lighting else None, self.config.seed, self.config.shuffle
+            ),
             max_bad=self.config.max_bad,
         )
 

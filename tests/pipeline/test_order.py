@@ -1,11 +1,14 @@
 """An epoch has every sample once, in an order of its own that is a good shuffle, whatever the number of ranks."""
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.loader import Loader
-from pipeline.order import RankSlice
+from pipeline.loader import ONLY_RANK, Loader
+from pipeline.order import Augmentation, EpochOrder, RankSlice
 from pipeline.settings import Settings
 from shards.dataset import Dataset
 from tests.support.loaders import loader_of, read_jpegs
@@ -45,6 +48,50 @@ def test_the_order_is_a_good_shuffle(data):
         buffered.append(np.corrcoef(np.argsort(out), np.arange(96))[0, 1])
     stored = [np.corrcoef(order, np.arange(96))[0, 1] for order in positions[:50]]
     assert abs(np.mean(stored)) < 0.1 < 0.6 < np.mean(buffered)
+
+
+def test_a_full_shuffle_has_every_sample_once_and_neighbors_of_different_shards():
+    order = EpochOrder([500, 1, 0, 300, 700], 50, seed=1, shuffle="full")
+    epochs = [order.rows(epoch).reshape(-1, 2).tolist() for epoch in range(3)]
+    everything = [[shard, number] for shard, size in enumerate(order.shard_sizes) for number in range(size)]
+    assert order.num_batches == 30
+    for one, other in itertools.pairwise(epochs):
+        assert one != other
+        assert len({tuple(row) for row in one}) == len(one) == 1500 and all(row in everything for row in one)
+    shards = order.rows(0).reshape(-1, 2)[:, 0]
+    # Of two samples drawn at random, the second is of another shard with 1 - sum of the squared shares, 0.63
+    assert 0.58 < np.mean(shards[1:] != shards[:-1]) < 0.68
+    by_shards = EpochOrder([500, 1, 0, 300, 700], 50, seed=1).rows(0).reshape(-1, 2)[:, 0]
+    assert np.mean(by_shards[1:] != by_shards[:-1]) < 0.01
+
+
+def test_an_order_of_a_million_samples_is_quick():
+    for shuffle in ("shards", "full"):
+        order = EpochOrder([1281] * 1000, 512, seed=0, shuffle=shuffle)
+        began = time.process_time()
+        rows = order.rows(0)
+        assert time.process_time() - began < 2  # some hundredths of a second, on a machine with nothing else to do
+        assert rows.nbytes < 11e6
+
+
+def test_batches_of_a_full_shuffle_resume_and_are_shared(data):
+    dataset = Dataset.load(data)
+
+    def loader(rank_slice=ONLY_RANK, shuffle="full"):
+        augmentation = Augmentation(seed=1, shuffle=shuffle)
+        options = {"settings": Settings(threads=1), "rank_slice": rank_slice, "augmentation": augmentation}
+        return Loader(dataset, "train", "train", batch_size=12, **options)
+
+    alone = list(loader().epoch(1))
+    assert [batch.labels.tolist() for batch in alone] != [
+        batch.labels.tolist() for batch in loader(ONLY_RANK, "shards").epoch(1)
+    ]
+    for batch, resumed in zip(alone[3:], loader().epoch(1, start=3), strict=True):
+        assert torch.equal(batch.images, resumed.images) and torch.equal(batch.labels, resumed.labels)
+    ranks = [loader(RankSlice(rank, 2)).epoch(1) for rank in (0, 1)]
+    for batch, *shares in zip(alone, *ranks, strict=True):
+        assert torch.equal(batch.images, torch.cat([share.images for share in shares]))
+        assert torch.equal(batch.labels, torch.cat([share.labels for share in shares]))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

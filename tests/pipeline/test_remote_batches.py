@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pipeline.compute_stats import complete
-from pipeline.order import RankSlice
+from pipeline.order import Augmentation, RankSlice
 from shards.convert import ConvertOptions, write_dataset
+from shards.errors import InputError
 from shards.remote import Remote
 from tests.support.remote_sets import assert_same_batches, cached, loader_at
 
@@ -64,6 +65,15 @@ def test_a_cache_smaller_than_the_set_stays_within_its_bounds(data, tmp_path, se
     # The second epoch had to fetch some again; DALI reads ahead into the third, by one shard and the next
     tars = [name for name in server.requested if name.endswith(".tar")]
     assert len(near.samples.tars) < len(tars) <= 2 * len(near.samples.tars) + 2
+
+
+def test_a_full_shuffle_of_a_url_needs_a_cache_for_all_shards(data, tmp_path):
+    options = {"augmentation": Augmentation(seed=3, shuffle="full")}
+    near, far = loader_at(data, **options), loader_at(Remote(data.as_uri(), tmp_path), **options)
+    for epoch in (0, 1):
+        assert_same_batches(near.epoch(epoch), far.epoch(epoch))
+    with pytest.raises(InputError, match=r"--shuffle full reads all shards at once.*choose --shuffle shards, raise"):
+        loader_at(Remote(data.as_uri(), tmp_path, 4 * LARGEST), **options)
 
 
 def test_a_data_set_that_changed_is_not_read_with_the_old_shards(data, tmp_path, serve, images):

@@ -47,7 +47,7 @@ def test_a_run_recorded_before_an_option_was_added_has_its_default():
 CHANGED = {
     **{"batch_size": 64, "recipe": "large-batch", "lr": 0.1, "lr_steps": (1,), "patience": 2, "seed": 1},
     **{"dropout": 0.0, "width": 0.5, "mean": "channel", "variant": "one-tower", "activation": "tanh", "norm": False},
-    **{"pool": "2/2", "lighting": False, "precision": "bf16", "compile": True},
+    **{"pool": "2/2", "lighting": False, "precision": "bf16", "compile": True, "shuffle": "full"},
 }
 
 
@@ -66,6 +66,14 @@ def test_what_differs_on_resuming_is_named(tmp_path, name):
         check_run_folder(replace(config, **{name: CHANGED[name]}), "abc", resume=True)
     with pytest.raises(InputError, match="dataset was abc, now xyz"):
         check_run_folder(config, "xyz", resume=True)
+
+
+def test_a_run_that_is_older_than_an_option_had_its_default(tmp_path):
+    config = replace(CONFIG, out=tmp_path)
+    write_config(tmp_path, {name: value for name, value in RECORDED.items() if name != "shuffle"})
+    check_run_folder(config, "abc", resume=True)
+    with pytest.raises(InputError, match="shuffle was shards, now full"):
+        check_run_folder(replace(config, shuffle="full"), "abc", resume=True)
 
 
 def parse(*words):
