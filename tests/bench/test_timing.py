@@ -2,6 +2,7 @@
 
 import mmap
 import time
+from statistics import median
 
 import pytest
 
@@ -24,12 +25,22 @@ def test_the_clock_covers_the_windows_alone():
 
 
 def test_two_steps_at_once_each_have_their_own_rate():
-    one, other = timed_beside(lambda: time.sleep(0.01), lambda: time.sleep(0.04), 5, 0.5, HERE)
-    assert one.median == pytest.approx(500, rel=0.15) and other.median == pytest.approx(125, rel=0.15)
-    assert len(other.rates) == 5 and other.memory == one.memory
-    # A call that outlasts all windows counts for the part of it that lies within them
+    took = {0.02: [], 0.06: []}
+
+    def sleep(seconds):
+        began = time.perf_counter()
+        time.sleep(seconds)
+        took[seconds].append(time.perf_counter() - began)  # longer than asked for on a busy machine
+
+    one, other = timed_beside(lambda: sleep(0.02), lambda: sleep(0.06), 5, 0.8, HERE)
+    for result, seconds in ((one, 0.02), (other, 0.06)):
+        assert result.median == pytest.approx(5 / median(took[seconds]), rel=0.3)
+    assert one.median > 1.5 * other.median and len(other.rates) == 5 and other.memory == one.memory
+
+
+def test_a_call_that_outlasts_all_windows_counts_for_the_part_of_it_that_lies_within_them():
     _, slow = timed_beside(lambda: time.sleep(0.01), lambda: time.sleep(1), 5, 0.2, HERE)
-    assert slow.median == pytest.approx(5, rel=0.15)
+    assert slow.median == pytest.approx(5, rel=0.3)
 
 
 def test_what_the_step_beside_raises_is_raised():
