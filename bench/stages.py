@@ -1,6 +1,6 @@
 """Measures each stage of training, and in the same run what the machine could do at most.
 
-    read              tar bytes through DALI's reader
+    read              the images' bytes out of the tars
     decode            read, and the images decoded in full
     patch             decode, and the central 256 x 256 patch of the scaled image
     pipeline          what training reads: rectangles decoded and scaled to crops, flipped; uint8

@@ -20,7 +20,7 @@ from pipeline.geometry import CENTER, CROP, FIVE_CROPS, SIZE
 from shards.records import Sizes
 
 Node = Any  # a value of the graph: one array an image
-Reader = Callable[[], Any]  # called once a batch: a list of its encoded images, N one-dimensional uint8 tensors
+Reader = Callable[[], Any]  # called once a batch: its encoded images, a list of N one-dimensional uint8 tensors
 Options = dict[str, Any]  # keyword arguments of a DALI operator
 
 # What a GPU's decoder reserves, bytes a pixel of the largest image, and twice on the host, a thread: the ratios of

@@ -1,7 +1,7 @@
 """Speed of the data path beside what it can be compared with, in one run: images a second on this machine's cores.
 
     raw         libjpeg-turbo (simplejpeg) decoding the same JPEGs from memory, a process for each core
-    read        DALI's reader alone; compared with `cat` of the same shards, in bytes
+    read        the images' bytes out of the tars; compared with `cat` of the same shards, in bytes
     decode      read, and every image decoded entirely
     pipeline    what training reads: `Loader.epoch`'s batches of uint8 crops and labels, random crops and flips
     fed         the same, and mean, lighting and cast: float32 as the model's input

@@ -1,0 +1,162 @@
+"""What the loader costs a run besides decoding, on the CPU: at its start, between epochs, and Python's part of a batch.
+
+epoch       seconds that the first batch of an epoch comes later than others, where epochs have 500 images
+evaluation  the same before and after an evaluation of 100 images, together
+start       seconds and MiB to find where 1,281,000 samples lie, for a process that is not the first
+first       seconds of the first, which reads the index files
+order       seconds to compute an epoch's order of these, by shards and of all samples
+python      milliseconds that the main thread works for a batch of 512 images of 256 x 256: images handed to DALI,
+            draws and labels
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from bench.harness.fresh_process import run_in_fresh_process
+from bench.harness.machine import cpu_context, describe_machine
+from bench.harness.record import heading, json_option, write_report
+from pipeline.compute_stats import complete
+from pipeline.loader import Batch, Loader
+from pipeline.order import Augmentation, EpochOrder
+from pipeline.samples import Samples
+from pipeline.settings import Settings
+from pipeline.stats import Stats
+from shards.convert import ConvertOptions, write_dataset
+from shards.dataset import Dataset
+from shards.index import write_index
+from shards.processes import cores
+from shards.records import Shard, Sizes, Split
+from shards.synthetic import render_folders
+
+EPOCH, EVALUATED, BATCH = 500, 100, 50  # images
+SHARDS, IN_A_SHARD = 1000, 1281  # of a set as large as ImageNet
+IMAGE, SAMPLE = 110_000, 111_616  # bytes of an image, and of its sample in a tar
+
+
+def seconds_of(batches: Iterator[Batch]) -> list[float]:
+    """How long each batch was waited for."""
+    waits: list[float] = []
+    while True:
+        began = time.perf_counter()
+        if next(batches, None) is None:
+            return waits
+        waits.append(time.perf_counter() - began)
+
+
+def pauses(dataset: Dataset, epochs: int) -> dict[str, float]:
+    """Medians over epochs of what their beginnings cost, seconds. An evaluation follows on every other epoch."""
+    options: dict[str, Any] = {"batch_size": BATCH, "settings": Settings(cores())}
+    train = Loader(dataset, "train", "train", augmentation=Augmentation(Stats.load(dataset.root)), **options)
+    val = Loader(dataset, "val", "center", **options)
+    alone: list[float] = []
+    evaluated: list[float] = []
+    around = 0.0
+    for epoch in range(epochs):
+        first, *others = seconds_of(train.epoch(epoch))
+        late = first - statistics.median(others)
+        if epoch > 2:  # before, the pipelines are built
+            (evaluated if epoch % 2 else alone).append(late + around)
+        around = 0.0
+        if epoch % 2 == 0:
+            first, *others = seconds_of(val.epoch(0))
+            around = first - statistics.median(others)
+    return {"epoch": statistics.median(alone), "evaluation": statistics.median(evaluated)}
+
+
+def write_large(folder: Path) -> None:
+    """A data set as large as ImageNet: its index files are real, and its tars are empty."""
+    shards = []
+    for number in range(SHARDS):
+        tar = folder / f"train-{number:06d}.tar"
+        offsets = range(512, IN_A_SHARD * SAMPLE, SAMPLE)
+        names = [f"{number:06d}_{sample:08d}" for sample in range(IN_A_SHARD)]
+        lines = [f"jpg {o} {IMAGE} {n}.jpg cls {o + 110_592} 3 {n}.cls" for o, n in zip(offsets, names, strict=True)]
+        with open(tar, "wb") as file:
+            file.truncate(IN_A_SHARD * SAMPLE + 1024)
+        write_index(tar.with_suffix(".idx"), lines)
+        shards.append(Shard(tar.name, IN_A_SHARD, tar.stat().st_size, ""))
+    split = Split(tuple(shards), (IN_A_SHARD,) * SHARDS, Sizes.of([(500, 400)]))
+    classes = tuple(map(str, range(SHARDS)))
+    Dataset(folder, classes, {}, {"train": split}, "webdataset", None, None, None, None, "", {}).save()
+
+
+def start(folder: Path, cache: Path) -> dict[str, float]:
+    """Seconds until a process knows where every sample lies, and MiB of its memory that this took."""
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    before, began = _resident(), time.perf_counter()
+    samples = Samples(Dataset.load(folder), "train")
+    found = {"seconds": time.perf_counter() - began, "mib": _resident() - before}
+    for shuffle in ("shards", "full"):
+        began = time.perf_counter()
+        EpochOrder(samples.shard_sizes, 512, 0, shuffle).rows(0)
+        found[f"order {shuffle}"] = time.perf_counter() - began
+    return found
+
+
+def _resident() -> float:
+    """Resident memory, MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
+
+
+def python_ms(dataset: Dataset, batches: int) -> float:
+    """Milliseconds that the main thread works for a batch of 512 images, DALI's decoding left out."""
+    augmentation = Augmentation(Stats.load(dataset.root))
+    loader = Loader(dataset, "train", "train", batch_size=512, settings=Settings(cores()), augmentation=augmentation)
+    stream = (batch for epoch in range(batches) for batch in loader.epoch(epoch))
+    for _ in range(4):
+        next(stream)
+    times = []
+    for _ in range(batches):
+        began = time.thread_time()
+        next(stream)
+        times.append(time.thread_time() - began)
+    return 1000 * statistics.median(times)
+
+
+def repeated_squares(dataset: Dataset, folder: Path) -> Dataset:
+    """Some images over and over, 1,024 of them, in one tar at 256."""
+    for number in range(1024 // EPOCH + 1):
+        for path in (dataset.root.parent / "images" / "train").glob("*/*"):
+            copy = folder / "images" / "train" / path.parent.name / f"{number}-{path.name}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.hardlink_to(path)
+    squares = write_dataset(folder / "images", folder / "squares", ConvertOptions(size=256))
+    complete(squares)
+    return squares
+
+
+@click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
+@click.option("--epochs", default=13, show_default=True, help="Epochs of 500 images to read.")
+@click.option("--batches", default=12, show_default=True, help="Batches of 512 images to read.")
+@json_option
+def main(epochs: int, batches: int, json_path: Path | None) -> None:
+    report = heading(describe_machine(cpu_context()))
+    with tempfile.TemporaryDirectory(prefix="alexnet-loader-") as name:
+        folder = Path(name)
+        render_folders(folder / "images", classes=4, train=EPOCH, val=EVALUATED, seed=0)
+        small = write_dataset(folder / "images", folder / "small", ConvertOptions(size=256))
+        complete(small)
+        report |= {"pause_s": pauses(small, epochs)}
+        (folder / "more").mkdir()
+        report |= {"python_ms": python_ms(repeated_squares(small, folder / "more"), batches)}
+        (folder / "large").mkdir()
+        write_large(folder / "large")
+        first, *others = (run_in_fresh_process(300, start, folder / "large", folder / "cache") for _ in range(4))
+        report |= {"samples": SHARDS * IN_A_SHARD, "first_start": first}
+        report |= {"start": {key: float(np.median([other[key] for other in others])) for key in first}}
+    for key in ("pause_s", "python_ms", "first_start", "start"):
+        print(f"{key}: {report[key]}")
+    write_report(json_path, report)
+
+
+if __name__ == "__main__":
+    main()
