@@ -179,7 +179,7 @@ def main() -> None:
     help="Store squares of SIZE x SIZE pixels; the paper's are 256.  [default: the images' own size]",
 )
 @click.option(
-    "--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="The quality of re-encoded JPEGs."
+    "--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="The quality of re-encoded JPEGs."
 )
 @click.option(
     "--max-pixels", type=click.IntRange(1), help="Scale larger images down to this many.  [default: keep them]"

@@ -291,12 +291,33 @@ def step_of(report: Report) -> str:
     )
 
 
+def quality() -> str:
+    report = read("quality")
+    kinds = [kind for kind in report if kind.startswith("quality") or kind == "originals"]
+    rows = [["bytes an image", *(f"{report[kind]['bytes']:,.0f}" for kind in kinds)]]
+    psnrs = [report[kind].get("psnr_db") for kind in kinds]
+    rows.append(
+        ["PSNR of the central crop, median (least), dB"]
+        + [f"{psnr['median']:.1f} ({psnr['min']:.1f})" if psnr else "" for psnr in psnrs]
+    )
+    for name, label in (("pipeline", "training's crops"), ("patch", "complete"), ("stats", "complete, `stats`")):
+        costs = [report[kind]["us_per_image"][name]["median"] for kind in kinds]
+        rows.append([f"read {label}, us of a core", *(f"{cost:,.0f}" for cost in costs)])
+    ratios = [report[kind]["rate of stats / patch"]["median"] for kind in kinds]
+    rows.append(["rate of `stats` / of its pipeline alone", *(f"{ratio:.2f}" for ratio in ratios)])
+    return (
+        table(["", *kinds], rows)
+        + f"\n\nMedians (`python -m bench.studies.quality`), {report['machine']['cores']} cores."
+    )
+
+
 Part = Callable[[], str]
 Section = tuple[Part, ...]  # what lies between two markers
 DOCUMENTS: dict[str, tuple[Section, ...]] = {
     "README.md": ((headline,), (training, training_on_a_gpu, loaders, data_path, layouts, sharding)),
     "docs/speed.md": ((step, step_on_a_gpu),),
     "docs/data-path-speed.md": ((gpu_limits,),),
+    "docs/shards.md": ((quality,),),
 }
 
 

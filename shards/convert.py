@@ -48,7 +48,7 @@ class ConvertOptions:
 
     kind: str = "auto"
     size: int | None = None
-    quality: int = 95
+    quality: int = 90
     max_pixels: int | None = None
     shard_size: int = 256 * 2**20
     workers: int | None = None
