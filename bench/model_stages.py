@@ -46,7 +46,7 @@ class ModelStages:
     def prepared(self) -> Prepared:
         setup, context = self.setup, self.context
         step = ModelStep(context, len(setup.dataset.classes), setup.config.model)
-        preprocess = Preprocess(setup.stats, "image", context.device)
+        preprocess = Preprocess(setup.stats, "image", context.device, step.precision.dtype)
         batches = setup.batches()
         batch = next(batches)
         batch = batch._replace(images=batch.images.clone())  # DALI reuses its memory

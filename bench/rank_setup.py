@@ -1,7 +1,7 @@
 """What every measurement on a rank works with: the rank, the options, the data set, and DALI's settings."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.dataset import Dataset
 from shards.remote import Remote
-from trainer.cuda_graph import check_cuda_graphs
+from trainer.cuda_graph import check_cuda_graphs, choose_compilation
 from trainer.precision import check_compiler
 from trainer.rank import RankContext
 
@@ -32,6 +32,9 @@ class RankSetup:
     @classmethod
     def load(cls, context: RankContext, config: BenchConfig, data: Path | Remote) -> "RankSetup":
         """Raises InputError for a model that cannot run as it is asked to."""
+        model, kind = config.model, context.device.type
+        compile, graphs = choose_compilation(model.compile, model.cuda_graphs, kind, context.world_size)
+        config = replace(config, model=replace(model, compile=compile, cuda_graphs=graphs))
         if config.model.compile:
             check_compiler(context.device)
         if config.model.cuda_graphs:

@@ -116,10 +116,10 @@ def pipeline_stages(setup: RankSetup) -> dict[str, Callable[[], Timed]]:
     evaluated = "val" if "val" in setup.dataset.splits else "train"
     return {
         "read": lambda: read(setup),
-        "decode": lambda: setup.time(setup.loader("decode").pipeline(0).run),
-        "patch": lambda: setup.time(setup.loader("patch").pipeline(0).run),
+        "decode": lambda: setup.time(setup.loader("decode").pipelines(0).run),
+        "patch": lambda: setup.time(setup.loader("patch").pipelines(0).run),
         "pipeline": lambda: setup.time(setup.batches().__next__),
-        "eval": lambda: setup.time(setup.loader("center", evaluated).pipeline(0).run),
+        "eval": lambda: setup.time(setup.loader("center", evaluated).pipelines(0).run),
     }
 
 
@@ -127,12 +127,12 @@ def read(setup: RankSetup) -> Timed:
     """The stage "read": a batch a step; cold, an epoch from its beginning."""
     loader = setup.loader("read")
     if not setup.config.cold:
-        return setup.time(loader.pipeline(0).run)
+        return setup.time(loader.pipelines(0).run)
 
     def epoch() -> None:
         limits.drop([Path(tar) for tar in loader.samples.tars])
         setup.context.barrier()  # otherwise one rank would read what another is about to drop
-        pipe = loader.pipeline(0)
+        pipe = loader.pipelines(0)
         for _ in range(loader.num_batches):
             pipe.run()
 

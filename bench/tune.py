@@ -88,7 +88,7 @@ def measure_training(setup: RankSetup) -> Callable[[Settings], float]:
     """A function that gives training's images a second with some settings."""
     context = setup.context
     step = ModelStep(context, len(setup.dataset.classes), setup.config.model)
-    preprocess = Preprocess(setup.stats, "image", context.device)
+    preprocess = Preprocess(setup.stats, "image", context.device, step.precision.dtype)
 
     def train(trial: Settings) -> float:
         batches = setup.batches(settings=trial)

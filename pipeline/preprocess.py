@@ -5,6 +5,7 @@ bytes. The cast, the mean and the color shift follow here.
 """
 
 import functools
+import warnings
 
 import torch
 
@@ -37,14 +38,16 @@ class Preprocess:
     """Calls turn N x ... x 224 x 224 x 3 uint8 crops into N x ... x 3 x 224 x 224 float32, in channels-last memory (a
     view, no copy), on the 0..255 scale, the mean subtracted and the color shift added.
 
-    A call overwrites what the one before returned: new memory a batch would cost a CPU more
-    time than all of the arithmetic (0.18 ms an image instead of 0.07, on two cores).
+    On a CPU a call overwrites what the one before returned: new memory a batch would cost more time than all of the
+    arithmetic (0.18 ms an image instead of 0.07, on two cores). On a GPU TorchScript fuses a training batch's
+    arithmetic into one kernel.
 
     Args: mean: "image", the mean image's central crop whatever the crop's own offset, as in the 2012 code, or
-    "channel", one number a channel; device: where crops arrive and the model is.
+    "channel", one number a channel; device: where crops arrive and the model is; dtype: what the first layer computes
+    with, which on a GPU is returned instead of float32, rounded once as autocast would.
     """
 
-    def __init__(self, stats: Stats, mean: str, device: torch.device):
+    def __init__(self, stats: Stats, mean: str, device: torch.device, dtype: torch.dtype | None = None):
         if mean not in MEANS:
             raise InputError(f"--mean {mean} is not one of {', '.join(MEANS)}")
         crop = stats.mean_crop()
@@ -52,9 +55,15 @@ class Preprocess:
         # Rows of 224 x 3 numbers: runs long enough for vector instructions, which those of 3 colors are not
         self.mean = torch.tensor(values, dtype=torch.float32, device=device).flatten(1)
         self.buffer = torch.empty(0, device=device)
+        self.like = torch.empty(0, dtype=dtype or torch.float32, device=device)
 
     def __call__(self, crops: torch.Tensor, color_shift: torch.Tensor | None) -> torch.Tensor:
         """`color_shift` is N x 3 on the 0..255 scale, or None for none."""
+        if crops.is_cuda:
+            mean = self.mean.view(crops.shape[-3:])
+            shift = self.mean.new_zeros(1, 3) if color_shift is None else color_shift
+            shift = shift.view(len(shift), *[1] * (crops.dim() - 2), 3)
+            return _fused(crops, mean, shift, self.like).movedim(-1, -3)  # type: ignore[no-any-return]
         if self.buffer.shape != crops.shape:
             self.buffer = torch.empty(crops.shape, dtype=torch.float32, device=crops.device)
         rows = self.buffer.flatten(-2)
@@ -63,3 +72,13 @@ class Preprocess:
         if color_shift is not None:
             rows += color_shift.repeat(1, crops.shape[-2])[:, None, :]
         return self.buffer.movedim(-1, -3)
+
+
+def _prepared(crops: torch.Tensor, mean: torch.Tensor, shift: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return (crops.float() - mean + shift).type_as(like)
+
+
+with warnings.catch_warnings():
+    # torch 2.10 and later call torch.jit.script deprecated; this project uses TorchScript on purpose
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+    _fused = torch.jit.script(_prepared)

@@ -19,22 +19,37 @@ from shards.errors import InputError
 
 
 class Settings(NamedTuple):
-    """threads: CPU threads of one rank's pipeline; prefetch: batches that DALI works ahead; affinity: threads are bound
-    to cores; decode_on: "device", the model's own, or "cpu"; hw_decoder_load: the fraction of JPEGs that a GPU's
-    hardware decoder takes, where there is one."""
+    """threads: CPU threads of one rank's pipelines together; prefetch: batches that DALI works ahead; affinity: threads
+    are bound to cores; decode_on: "device", the model's own, or "cpu"; hw_decoder_load: the fraction of JPEGs that a
+    GPU's hardware decoder takes, where there is one; pipelines: that share each batch."""
 
     threads: int
     prefetch: int = 2
     affinity: bool = False
     decode_on: str = "device"
     hw_decoder_load: float = 0.65
+    pipelines: int = 1
 
 
-def choose_settings(chosen: Mapping[str, Any], tuned: Mapping[str, Any], threads: int) -> Settings:
+# Where a GPU decodes: measured while a model trained beside it (docs/throughput.md)
+ON_GPU = {"hw_decoder_load": 0.8, "pipelines": 2}
+# What CUDA and nvImageCodec read when they start. More queues to the GPU, and decoding in several streams, let the
+# many small kernels of decoding run between the model's long ones
+ENVIRONMENT = {"CUDA_DEVICE_MAX_CONNECTIONS": "32", "NVIMGCODEC_DEFAULT_NUM_CUDA_STREAMS": "4"}
+
+
+def prepare_environment() -> None:
+    """Sets ENVIRONMENT, except what the user has set. To be called before anything asks for a CUDA device."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def choose_settings(chosen: Mapping[str, Any], tuned: Mapping[str, Any], threads: int, gpu: bool = False) -> Settings:
     """Each setting as `chosen` on the command line (None: not chosen), else as `tuned`, else its default; `threads` is
-    the default number of threads."""
+    the default number of threads, `gpu` whether the model's device is one."""
     given = {name: value for name, value in chosen.items() if value is not None}
-    return Settings(**{"threads": threads, **tuned, **given})
+    on_gpu = ON_GPU if gpu and given.get("decode_on", tuned.get("decode_on")) != "cpu" else {}
+    return Settings(**{"threads": threads, **on_gpu, **tuned, **given})
 
 
 def tuning_key(device_id: int | None, cores: int, stored: int | None) -> str:

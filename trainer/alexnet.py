@@ -1,13 +1,15 @@
 """The model, layer by layer (paper, sections 3.1 to 3.5 and figure 2).
 
 One description serves one device and two. In figure 2 each device holds half of every layer's kernels, its tower;
-conv2, conv4 and conv5 read their own tower only, conv3 and the fully connected layers read both. On one device both
-towers are in one layer and "own tower only" is a convolution in two groups; on two, each device holds its half as
-ungrouped layers, and `ShardGroup.all_gather_channels` brings the other's half where a layer reads both. A tower's
-parameter is the matching half, along dim 0, of the one-device model's: that one is the unsharded form.
-`trainer.model_parallel.Layout` says which process holds what.
+conv2, conv4 and conv5 read their own tower only, conv3 and the fully connected layers read both. A process holds one
+tower or both, as one tensor each, side by side; where a layer reads both they are joined, and
+`ShardGroup.all_gather_channels` brings the one that another process holds. A tower's parameter is the matching half,
+along dim 0, of the one-device model's: that one is the unsharded form. `trainer.model_parallel.Layout` says which
+process holds what.
 """
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -72,9 +74,17 @@ class FirstConvolution(nn.Conv2d):
     def __init__(self, kernels: int):
         super().__init__(3, kernels, 11, 4)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, parts: int = 1) -> list[Tensor]:  # type: ignore[override]
+        """The output, in `parts` equal shares of the kernels."""
         squares = F.pixel_unshuffle(F.pad(images, (0, 4, 0, 4)), 4)
-        return F.conv2d(squares, F.pixel_unshuffle(F.pad(self.weight, (0, 1, 0, 1)), 4), self.bias)
+        weight = F.pixel_unshuffle(F.pad(self.weight, (0, 1, 0, 1)), 4)
+        return [F.conv2d(squares, w, b) for w, b in _shares(weight, self.bias, parts)]
+
+
+def _shares(weight: Tensor, bias: Tensor | None, parts: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """A layer's parameters in equal shares of its kernels."""
+    assert bias is not None
+    return zip(weight.chunk(parts), bias.chunk(parts), strict=True)
 
 
 class AlexNet(nn.Module):
@@ -134,14 +144,22 @@ class AlexNet(nn.Module):
     def forward(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Logits; in training mode dropout draws from `rng`, a generator on the images' device."""
         towers, dense, _ = self.layout
-        steps = {"activate": self.activate, "normalize": self.normalize, "pool": self.pool}
-        x = self.conv1(images)
+        count = self._parts(images)
+        normalize = partial(self.normalize, towers=self.local_towers // count)
+        steps: dict[str, Callable[[Tensor], Tensor]] = {
+            "activate": self.activate,
+            "normalize": normalize,
+            "pool": self.pool,
+        }
+        parts = self.conv1(images, count)
         for step in self.variant.first_block:
-            x = steps[step](x)
-        x = self.pool(self.normalize(self.activate(self.conv2(x))))
-        x = self.activate(self.conv3(towers.all_gather_channels(x)))
-        x = self.activate(self.conv4(x))
-        x = self.pool(self.activate(self.conv5(x)))
+            parts = [steps[step](x) for x in parts]
+        parts = [self.pool(normalize(self.activate(x))) for x in self._convolve(parts, self.conv2)]
+        both = towers.all_gather_channels(torch.cat(parts, dim=1))
+        parts = [self.activate(x) for x in self._convolve([both] * len(parts), self.conv3)]
+        parts = [self.activate(x) for x in self._convolve(parts, self.conv4)]
+        parts = [self.pool(self.activate(x)) for x in self._convolve(parts, self.conv5)]
+        x = torch.cat(parts, dim=1)
         x = self.apply_dropout(self.activate(self.fc6(dense.enter_dense(x).flatten(1))), rng)
         x = self.apply_dropout(self.activate(self.fc7(dense.all_gather_channels(x))), rng)
         x = self.fc8(dense.all_gather_channels(x))
@@ -153,11 +171,22 @@ class AlexNet(nn.Module):
         """How many towers this process holds."""
         return self.variant.towers // self.layout.towers.size
 
+    def _parts(self, images: Tensor) -> int:
+        """In how many tensors the towers of this process are: on a GPU each in its own, for cuDNN slices, transposes
+        and copies for a convolution in groups; on a CPU all in one, which is faster there (docs/speed.md)."""
+        return self.local_towers if images.is_cuda else 1
+
+    def _convolve(self, parts: list[Tensor], layer: nn.Conv2d) -> list[Tensor]:
+        """A layer's output, in as many parts as its input."""
+        groups = max(1, layer.groups // len(parts))
+        shares = zip(parts, _shares(layer.weight, layer.bias, len(parts)), strict=True)
+        return [F.conv2d(x, weight, bias, padding=layer.padding, groups=groups) for x, (weight, bias) in shares]
+
     def activate(self, x: Tensor) -> Tensor:
         return F.relu(x) if self.variant.activation == "relu" else x.tanh()
 
-    def normalize(self, x: Tensor) -> Tensor:
-        return local_response_norm(x, self.local_towers, alpha=self.variant.alpha) if self.variant.norm else x
+    def normalize(self, x: Tensor, towers: int) -> Tensor:
+        return local_response_norm(x, towers, self.variant.alpha) if self.variant.norm else x
 
     def pool(self, x: Tensor) -> Tensor:
         """Overlapping max pooling: windows of 3 with stride 2 (section 3.4); or of 2, which do not overlap."""

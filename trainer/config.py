@@ -267,15 +267,25 @@ class TrainConfig:
         choices=("fp32", "tf32", "bf16", "fp16"),
         must_agree=True,
     )
-    compile: bool = option(
+    compile: bool | None = option(
         "Let torch.compile fuse the step; without it the normalization runs as TorchScript.",
         "Speed",
-        False,
+        None,
         must_agree=True,
+        default_help="on one GPU, where Triton is installed",
     )
-    cuda_graphs: bool = option("Record the step's kernels once and launch them together, on one GPU.", "Speed", False)
+    cuda_graphs: bool | None = option(
+        "Record the step's kernels once and launch them together, on one GPU.",
+        "Speed",
+        None,
+        default_help="on one GPU",
+    )
     threads: int | None = option(
-        "DALI's CPU threads on each rank.", "Speed", None, minimum=1, default_help="tuned, or one a core"
+        "DALI's CPU threads on each rank, of all its pipelines.",
+        "Speed",
+        None,
+        minimum=1,
+        default_help="tuned, or one a core",
     )
     prefetch: int | None = option(
         "How many batches DALI prepares ahead.", "Speed", None, unit="batches", minimum=1, default_help="tuned, or 2"
@@ -294,7 +304,14 @@ class TrainConfig:
         None,
         minimum=0,
         maximum=1,
-        default_help="tuned, or 0.65",
+        default_help="tuned, or 0.8",
+    )
+    pipelines: int | None = option(
+        "How many pipelines of DALI share each batch on a rank.",
+        "Speed",
+        None,
+        minimum=1,
+        default_help="tuned, or 2 on a GPU and 1 on a CPU",
     )
     resume: str = option(
         "Whether to continue from RUN's newest checkpoint.",
@@ -374,7 +391,7 @@ class TrainConfig:
 OPTIONS: dict[str, Option] = {about.name: about.metadata["option"] for about in fields(TrainConfig)}
 DEFAULTS: dict[str, Field[Any]] = {about.name: about for about in fields(TrainConfig)}
 HINTS: dict[str, Any] = get_type_hints(TrainConfig)
-DECODING = ("threads", "prefetch", "affinity", "decode_on", "hw_decoder_load")
+DECODING = ("threads", "prefetch", "affinity", "decode_on", "hw_decoder_load", "pipelines")
 
 
 def _jsonable(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from shards.errors import InputError
 
@@ -21,6 +22,13 @@ def check_cuda_graphs(device: torch.device, world_size: int) -> None:
         raise InputError("--cuda-graphs needs a CUDA device: leave it out on a CPU")
     if world_size > 1:
         raise InputError("--cuda-graphs needs a step that waits for no other device: --gpus 1, or leave it out")
+
+
+def choose_compilation(compile: bool | None, cuda_graphs: bool | None, kind: str, world_size: int) -> tuple[bool, bool]:
+    """Whether to compile the step and whether to record it, as asked for, or where None: both on one GPU, the first
+    where torch.compile has its compiler. Args: kind: of device, cuda or cpu."""
+    alone = kind == "cuda" and world_size == 1
+    return (alone and has_triton()) if compile is None else compile, alone if cuda_graphs is None else cuda_graphs
 
 
 class GraphedStep:

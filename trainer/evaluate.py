@@ -104,7 +104,7 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
     loader = Loader(dataset, split, view, batch_size=batch_size, settings=settings, rank_slice=context.rank_slice)
     precision = evaluation_precision(config.precision, context)
     with Progress(f"eval {split}", len(loader.samples), quiet=context.rank > 0) as progress:
-        preprocess = Preprocess(stats, config.mean, context.device)
+        preprocess = Preprocess(stats, config.mean, context.device, precision.dtype)
         result = evaluate(model, loader, preprocess, context, precision, progress)
     assert result is not None
     if context.rank == 0:

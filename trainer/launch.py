@@ -29,6 +29,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing.spawn import spawn
 
+from pipeline.settings import prepare_environment
 from shards.errors import InputError
 from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, unsharded_layout
 from trainer.preemption import SIGNALS, Preempted
@@ -74,6 +75,7 @@ def launch(work: Work, gpus: int | None, device: str, *args: Any, parallel: str 
         remedy = "it takes 1 (both on one device) or an even number" + (", or --parallel data" if parallel else "")
         raise InputError(f"--gpus {gpus}: AlexNet has two towers, so {remedy}")
     local_world_size = int(os.environ["LOCAL_WORLD_SIZE"]) if by_torchrun else gpus
+    prepare_environment()
     kind = choose_device(device, local_world_size, quiet=int(os.environ.get("RANK", 0)) > 0)
     spec = RankSpec(0, gpus, 0, local_world_size, kind, parallel or "towers", "env://")
     if by_torchrun:

@@ -35,7 +35,8 @@ class RankContext:
 
     def settings(self, chosen: dict[str, Any], stored: int | None) -> Settings:
         """How DALI is to run on this rank: see `pipeline.settings.choose_settings`."""
-        return choose_settings(chosen, read_tuned(tuning_key(self.device_id, self.threads, stored)), self.threads)
+        tuned = read_tuned(tuning_key(self.device_id, self.threads, stored))
+        return choose_settings(chosen, tuned, self.threads, gpu=self.device_id is not None)
 
     def gather_batch(self, batch: Batch, preprocess: Preprocess) -> tuple[torch.Tensor, torch.Tensor]:
         """(the images that this rank's convolutions read, the labels of the images that its dense layers read) on its

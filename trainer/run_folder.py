@@ -19,6 +19,15 @@ def write_config(run: Path, record: Mapping[str, Any]) -> None:
         file.write(json.dumps(record, indent=1).encode())
 
 
+def recorded_options(run: Path) -> dict[str, Any]:
+    """The options that the run in a folder records; {} where there is none that can be read."""
+    try:
+        record = json.loads((run / CONFIG).read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> None:
     """Raises InputError unless `config.out` can take this run: it is free, or holds the same one and that is to be
     resumed. Args: fingerprint: the data set's."""

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from nvidia import dali
 from pipeline.loader import Batch, Loader
 from pipeline.order import Augmentation
 from pipeline.preprocess import Preprocess
+from pipeline.settings import prepare_environment
 from pipeline.stats import Stats
 from shards.atomic import locked
 from shards.dataset import Dataset
@@ -29,16 +31,17 @@ from shards.remote import locate
 from trainer import checkpoint, metrics
 from trainer.alexnet import model_from_config
 from trainer.config import PLATEAU, TrainConfig
-from trainer.cuda_graph import check_cuda_graphs
+from trainer.cuda_graph import check_cuda_graphs, choose_compilation
 from trainer.evaluate import evaluate, ten_crop_batch_size
-from trainer.launch import launch
+from trainer.launch import choose_device, launch
+from trainer.loss_watch import LossWatch
 from trainer.model_parallel import replicate
 from trainer.optimizer import build_optimizer
 from trainer.precision import Precision, compile_model
 from trainer.preemption import Preempted, PreemptionHandler
 from trainer.profiler import Profiler
 from trainer.rank import RankContext
-from trainer.run_folder import check_run_folder, write_config
+from trainer.run_folder import check_run_folder, recorded_options, write_config
 from trainer.schedule import lr_at
 from trainer.train_step import TrainStep
 
@@ -61,8 +64,21 @@ def train(config: TrainConfig) -> None:
         metrics.summary_writer_class()
     # A worker that torchrun starts again is to continue
     resume = config.resume == "auto" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    config = with_compilation(config)
     check_run_folder(config, dataset.fingerprint, resume)
     launch(train_rank, config.gpus, config.device, config, parallel=config.parallel)
+
+
+def with_compilation(config: TrainConfig) -> TrainConfig:
+    """The same with `compile` and `cuda_graphs` decided: as the run in its folder has them, or by the device."""
+    before = recorded_options(config.out)
+    compile = before.get("compile") if config.compile is None else config.compile
+    cuda_graphs = before.get("cuda_graphs") if config.cuda_graphs is None else config.cuda_graphs
+    prepare_environment()
+    kind = choose_device(config.device, 1, quiet=True)
+    world_size = int(os.environ.get("WORLD_SIZE", config.gpus or 1))
+    compile, cuda_graphs = choose_compilation(compile, cuda_graphs, kind, world_size)
+    return replace(config, compile=compile, cuda_graphs=cuda_graphs)
 
 
 def train_rank(context: RankContext, config: TrainConfig) -> None:
@@ -92,7 +108,8 @@ class Trainer:
         self.dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
         self.stats = Stats.load(self.dataset.root)
         self.settings = context.settings(config.decoding, self.dataset.size)
-        self.preprocess = Preprocess(self.stats, config.mean, context.device)
+        self.precision = Precision(config.precision, context.device, context.world_size)
+        self.preprocess = Preprocess(self.stats, config.mean, context.device, self.precision.dtype)
         self.loader = self._loader("train", "train", config.batch_size)
         self.val_loader = self._loader("val", "center", config.batch_size) if "val" in self.dataset.splits else None
         self.steps_per_epoch = self.loader.num_batches
@@ -102,9 +119,9 @@ class Trainer:
         self.model.init_weights(config.seed)
         self.model.to(context.device)
         self.optimizer = build_optimizer(config.recipe, self.model, config.lr)
-        self.precision = Precision(config.precision, context.device, context.world_size)
         self.step, self.errors, self.preempted = 0, dict[int, float](), False
         self.loss: torch.Tensor | None = None
+        self.losses = LossWatch()
         self.lr = config.lr
         self.saved = (0, False)  # the step of the newest checkpoint, and whether that holds its evaluation
         self.batches: Iterator[Batch] | None = None
@@ -138,11 +155,11 @@ class Trainer:
         self.lr = lr_at(self.step, self.steps_per_epoch, self.config, list(self.errors.values()))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["lr_scale"]
-        loss_before, self.loss = self.loss, self.train_step(images, labels, self.step)
-        # Of the step before: a GPU has this one to work on while Python waits for that
-        self._check_finite(loss_before)
+        self.loss = self.train_step(images, labels, self.step)
         self.writer.check()
         self.step += 1
+        self.losses.add(self.step, self.loss)
+        self._check_finite()
         self.timer.images += self.config.batch_size
         self.progress.advance(self.config.batch_size)
         if self.profiler:
@@ -190,7 +207,7 @@ class Trainer:
         if not due or state == self.saved:
             return
         with self.timer.paused():
-            self._check_finite(self.loss)
+            self._check_finite(wait=True)
             kept = {
                 "config": self.record,
                 "errors": list(self.errors.items()),
@@ -232,7 +249,14 @@ class Trainer:
         trained = replicate(self.model, context.layout)
         if config.compile:
             trained = compile_model(trained, context.device)
-        step = (context.layout, self.optimizer, self.precision, context.device, config.seed, config.cuda_graphs)
+        if self.is_first and (config.compile or config.cuda_graphs):
+            names = " and ".join(name for name in COMPILATION if getattr(config, name)).replace(
+                "cuda_graphs", "CUDA graphs"
+            )
+            print(
+                f"Warm-up: the first step takes up to a minute for {names} (--no-compile, --no-cuda-graphs)", flush=True
+            )
+        step = (context.layout, self.optimizer, self.precision, context.device, config.seed, bool(config.cuda_graphs))
         self.train_step = TrainStep(trained, *step)
         self.logger = None
         if self.is_first:
@@ -301,18 +325,19 @@ class Trainer:
             f"top-1 {result['top1_error']:.1%}, top-5 {result['top5_error']:.1%} of {result['samples']}"
         )
 
-    def _check_finite(self, loss: torch.Tensor | None) -> None:
-        """Raises InputError, with the images and the checkpoint to return to, when the loss of step `step` is NaN or
-        infinite."""
-        if loss is None or math.isfinite(value := loss.item()):
+    def _check_finite(self, wait: bool = False) -> None:
+        """Raises InputError, with the images and the checkpoint to return to, when the loss of a step is NaN or
+        infinite. Args: wait: for the device to finish all steps, instead of looking at those that it has finished."""
+        if (found := self.losses.first_bad(wait)) is None:
             return
-        keys = self.loader.keys(*divmod(self.step - 1, self.steps_per_epoch))
+        step, value = found
+        keys = self.loader.keys(*divmod(step - 1, self.steps_per_epoch))
         named = ", ".join(keys[:NAMED])
         if len(keys) > NAMED:
-            path = self.config.out / f"not-finite-{self.step:08d}.txt"
+            path = self.config.out / f"not-finite-{step:08d}.txt"
             path.write_text("".join(f"{key}\n" for key in keys))
             named += f" and {len(keys) - NAMED} more, see {path}"
         remedy = (
             f"lower --lr (now {self.optimizer.param_groups[0]['lr']:g}); {checkpoint.last_good_hint(self.config.out)}"
         )
-        raise InputError(f"the loss is {value} at step {self.step}, on the images {named}: {remedy}")
+        raise InputError(f"the loss is {value} at step {step}, on the images {named}: {remedy}")

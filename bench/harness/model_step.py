@@ -19,13 +19,14 @@ class ModelOptions:
     """Which model is measured.
 
     width: the share of the paper's kernels and neurons; precision, compile: see `trainer.precision`; cuda_graphs: see
-    `trainer.cuda_graph`; normalization: whether the model has its local response normalization.
+    `trainer.cuda_graph`; None of either is training's default; normalization: whether the model has its local response
+    normalization.
     """
 
     width: float = 1.0
     precision: str = "fp32"
-    compile: bool = False
-    cuda_graphs: bool = False
+    compile: bool | None = False
+    cuda_graphs: bool | None = False
     normalization: bool = True
 
 
@@ -62,7 +63,7 @@ class ModelStep:
         self.precision = Precision(options.precision, context.device, context.world_size)
         self.optimizer = optimizer(self.model.parameters())
         self._step = TrainStep(
-            self.trained, context.layout, self.optimizer, self.precision, context.device, 0, options.cuda_graphs
+            self.trained, context.layout, self.optimizer, self.precision, context.device, 0, bool(options.cuda_graphs)
         )
         self.rng = self._step.rng
 

@@ -11,12 +11,13 @@ from bench.harness.datasets import MIN_EPOCH, endless_batches, repeated
 from bench.loaders.base import ImageSet, LoaderSpec
 from pipeline.loader import Loader
 from pipeline.order import Augmentation, RankSlice
-from pipeline.settings import Settings
+from pipeline.settings import choose_settings
 from pipeline.stats import Stats
 
 
 def batches(images: ImageSet, batch_size: int, workers: int, device: torch.device) -> Iterator[Tensor]:
-    settings, augmentation = Settings(workers), Augmentation(Stats.load(images.source))
+    settings = choose_settings({}, {}, workers, gpu=device.type == "cuda")
+    augmentation = Augmentation(Stats.load(images.source))
     options: dict[str, Any] = {"batch_size": batch_size, "settings": settings, "augmentation": augmentation}
     options["rank_slice"] = RankSlice(0, 1, device.index if device.type == "cuda" else None)
     # First the one epoch of these images that the other loaders begin with too, whose pixels are compared

@@ -114,7 +114,7 @@ class Contestants:
         return Loader(self.dataset, "train", view, batch_size=BATCH, settings=settings, augmentation=augmentation)
 
     def stage(self, view: str, seconds: float) -> float:
-        pipe = self.loader(view).pipeline(0)
+        pipe = self.loader(view).pipelines(0)
         return rate(lambda: len(pipe.run()[0]), seconds)
 
     def batches(self, seconds: float, use: Callable[[Batch], object]) -> float:

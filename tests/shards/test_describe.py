@@ -47,7 +47,7 @@ def test_training_on_described_tars_sees_every_sample_once(samples, tmp_path):
         seen += batch.valid
     assert seen == TRAIN
     # The encoded images as DALI returns them, all of the split once
-    pipe = Loader(dataset, "val", "read", batch_size=VAL, settings=Settings(2)).pipeline(0)
+    pipe = Loader(dataset, "val", "read", batch_size=VAL, settings=Settings(2)).pipelines(0)
     (jpegs,) = pipe.run()
     read = Counter(bytes(jpegs.at(number)) for number in range(VAL))
     assert read == Counter(sample.jpeg for sample in in_split(samples, "val"))

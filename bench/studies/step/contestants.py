@@ -73,8 +73,8 @@ def plain_normalize(x: Tensor) -> Tensor:
 class PlainFirstConvolution(FirstConvolution):
     """conv1 as one writes it: padded, and a convolution of 11 x 11."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        return nn.Conv2d.forward(self, F.pad(images, (0, 3, 0, 3)))
+    def forward(self, images: Tensor, parts: int = 1) -> list[Tensor]:  # type: ignore[override]
+        return [nn.Conv2d.forward(self, F.pad(images, (0, 3, 0, 3)))]
 
 
 class PlainAlexNet(AlexNet):
@@ -84,7 +84,10 @@ class PlainAlexNet(AlexNet):
         super().__init__(*args, **options)
         self.conv1 = PlainFirstConvolution(self.conv1.out_channels)
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def _parts(self, images: Tensor) -> int:
+        return 1
+
+    def normalize(self, x: Tensor, towers: int) -> Tensor:
         return plain_normalize(x)
 
 

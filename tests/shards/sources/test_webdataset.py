@@ -57,6 +57,6 @@ def test_the_first_of_a_samples_images_is_taken_as_dali_does(tmp_path):
     gray, color = encoded(noise("L")), encoded(noise())
     files = {"a.jpg": gray, "a.jpeg": color, "a.cls": b"0", "b.png": gray, "b.jpg": color, "b.cls": b"0"}
     write(tmp_path / "train-0.tar", make_tar(files))
-    (jpegs,) = Loader(describe_tars(tmp_path), "train", "read", batch_size=2, settings=Settings(1)).pipeline(0).run()
+    (jpegs,) = Loader(describe_tars(tmp_path), "train", "read", batch_size=2, settings=Settings(1)).pipelines(0).run()
     assert [bytes(jpegs.at(number)) for number in range(2)] == [gray, gray]
     assert {jpeg for _, _, jpeg, _ in contents(write_dataset(tmp_path, tmp_path / "set"))} == {gray}
