@@ -162,11 +162,11 @@ class ModelStages:
 def flop_counts(model: AlexNet, images: torch.Tensor, rng: torch.Generator) -> tuple[int, int]:
     """This rank's FLOP in products, forwards and backwards; a multiply and an add are two."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(images, rng)
+        model(images.float(), rng)
     # conv1's kernels of 11 x 11 are computed as 12 x 12, whose added zeros are not the model's arithmetic
-    computed = sum(counter.get_flop_counts()["AlexNet.conv1"].values())
-    conv1 = computed * 11**2 // 12**2
-    forward = counter.get_total_flops() - computed + conv1
+    products = len(images) * 55 * 55 * 3 * model.conv1.out_channels
+    conv1 = 2 * products * 11**2
+    forward = counter.get_total_flops() - 2 * products * 12**2 + conv1
     # Backwards each layer computes two gradients, a product's cost each, but conv1 none of the images'. (The counter's
     # own figure for the backward of a convolution in groups is too high.)
     return forward, 2 * forward - conv1

@@ -74,11 +74,14 @@ class FirstConvolution(nn.Conv2d):
     def __init__(self, kernels: int):
         super().__init__(3, kernels, 11, 4)
 
-    def forward(self, images: Tensor, parts: int = 1) -> list[Tensor]:  # type: ignore[override]
-        """The output, in `parts` equal shares of the kernels."""
+    def forward(self, images: Tensor) -> Tensor:
+        return self.parts(images, 1)[0]
+
+    def parts(self, images: Tensor, count: int) -> list[Tensor]:
+        """The output in `count` equal shares of the kernels."""
         squares = F.pixel_unshuffle(F.pad(images, (0, 4, 0, 4)), 4)
         weight = F.pixel_unshuffle(F.pad(self.weight, (0, 1, 0, 1)), 4)
-        return [F.conv2d(squares, w, b) for w, b in _shares(weight, self.bias, parts)]
+        return [F.conv2d(squares, w, b) for w, b in _shares(weight, self.bias, count)]
 
 
 def _shares(weight: Tensor, bias: Tensor | None, parts: int) -> Iterable[tuple[Tensor, Tensor]]:
@@ -151,7 +154,7 @@ class AlexNet(nn.Module):
             "normalize": normalize,
             "pool": self.pool,
         }
-        parts = self.conv1(images, count)
+        parts = [self.conv1(images)] if count == 1 else self.conv1.parts(images, count)
         for step in self.variant.first_block:
             parts = [steps[step](x) for x in parts]
         parts = [self.pool(normalize(self.activate(x))) for x in self._convolve(parts, self.conv2)]
@@ -178,6 +181,8 @@ class AlexNet(nn.Module):
 
     def _convolve(self, parts: list[Tensor], layer: nn.Conv2d) -> list[Tensor]:
         """A layer's output, in as many parts as its input."""
+        if len(parts) == 1:
+            return [layer(parts[0])]
         groups = max(1, layer.groups // len(parts))
         shares = zip(parts, _shares(layer.weight, layer.bias, len(parts)), strict=True)
         return [F.conv2d(x, weight, bias, padding=layer.padding, groups=groups) for x, (weight, bias) in shares]

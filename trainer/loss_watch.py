@@ -28,14 +28,14 @@ class LossWatch:
         on_cpu = torch.empty_like(loss, device="cpu", pin_memory=True)
         on_cpu.copy_(loss, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()  # type: ignore[no-untyped-call]
+        copied.record()
         self.pending.append(_Pending(step, on_cpu, copied))
 
     def first_bad(self, wait: bool) -> tuple[int, float] | None:
         """The first step whose loss is NaN or infinite, and that loss. Args: wait: for those that are not ready yet."""
         while self.pending:
             step, loss, copied = self.pending[0]
-            if copied is not None and not copied.query():
+            if copied is not None and not copied.query():  # type: ignore[no-untyped-call]
                 if not wait:
                     return None
                 copied.synchronize()

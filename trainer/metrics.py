@@ -73,10 +73,12 @@ class StepTimer:
         iterator = iter(batches)
         while True:
             began = self._now()
-            batch = next(iterator, None)
-            self.waits.append((began, self._now()))
-            if batch is None:
+            try:
+                batch = next(iterator)
+            except StopIteration:
                 return
+            finally:
+                self.waits.append((began, self._now()))
             yield batch
 
     def _now(self) -> Timestamp:

@@ -250,11 +250,10 @@ class Trainer:
         if config.compile:
             trained = compile_model(trained, context.device)
         if self.is_first and (config.compile or config.cuda_graphs):
-            names = " and ".join(name for name in COMPILATION if getattr(config, name)).replace(
-                "cuda_graphs", "CUDA graphs"
-            )
+            work = {"compiled": config.compile, "recorded as a CUDA graph": config.cuda_graphs}
+            doing = " and ".join(name for name, wanted in work.items() if wanted)
             print(
-                f"Warm-up: the first step takes up to a minute for {names} (--no-compile, --no-cuda-graphs)", flush=True
+                f"Warm-up: the first step is {doing}, for up to a minute (--no-compile, --no-cuda-graphs)", flush=True
             )
         step = (context.layout, self.optimizer, self.precision, context.device, config.seed, bool(config.cuda_graphs))
         self.train_step = TrainStep(trained, *step)

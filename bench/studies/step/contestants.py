@@ -73,8 +73,8 @@ def plain_normalize(x: Tensor) -> Tensor:
 class PlainFirstConvolution(FirstConvolution):
     """conv1 as one writes it: padded, and a convolution of 11 x 11."""
 
-    def forward(self, images: Tensor, parts: int = 1) -> list[Tensor]:  # type: ignore[override]
-        return [nn.Conv2d.forward(self, F.pad(images, (0, 3, 0, 3)))]
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self, F.pad(images, (0, 3, 0, 3)))
 
 
 class PlainAlexNet(AlexNet):
