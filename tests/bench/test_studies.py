@@ -18,7 +18,17 @@ from bench.studies.step.contestants import PlainAlexNet, plain_sgd
 from shards.synthetic import render_folders
 
 PROJECT = Path(__file__).parents[2]
-STUDIES = ("sharding.__main__", "data_path", "step.__main__", "parallel", "checkpoint", "memory", "quality", "curve")
+STUDIES = (
+    "sharding.__main__",
+    "data_path",
+    "step.__main__",
+    "parallel",
+    "checkpoint",
+    "loader",
+    "memory",
+    "quality",
+    "curve",
+)
 
 
 @pytest.mark.parametrize("study", STUDIES)
