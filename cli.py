@@ -421,12 +421,12 @@ def throughput_bench(compare: tuple[Path, Path] | None, **options: Any) -> None:
 @main.command("demo")
 @click.option("--out", type=FOLDER, default="demo", show_default=True, help="The folder that gets everything.")
 @click.option("--short", is_flag=True, help="Train for half a minute instead of a couple.")
-@training_options("device")
-def run_demo(out: Path, short: bool, device: str) -> None:
+@training_options("seed", "device")
+def run_demo(out: Path, short: bool, device: str, seed: int) -> None:
     """Render images, shard them, and train two towers on them."""
     import demo
 
-    demo.run(out, short, device)
+    demo.run(out, short, device, seed)
 
 
 if __name__ == "__main__":
