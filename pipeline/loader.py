@@ -161,7 +161,7 @@ class Loader:
         for part in _divided(self.rank_slice.of(self.batch_size), count):
             reader = BatchReader(self.samples, self.epoch_order, part, self.bad_samples, place)
             running.readers.append(reader)
-            running.pipes.append(self._graph(reader, part, place, max(1, self.settings.threads // count)))
+            running.pipes.append(self._graph(reader, part, place, -(-self.settings.threads // count)))
             running.pipes[-1].build()
         return running
 
@@ -196,7 +196,7 @@ class PipelineError(Exception):
 class Pipelines(NamedTuple):
     """DALI pipelines that work at the same time, each on its part of the batch, and what feeds each.
 
-    On a GPU two of half a batch each are a third faster than one (docs/pipeline.md)."""
+    On a GPU three of a third of the batch each are faster than one (docs/pipeline.md)."""
 
     pipes: list[Any]
     readers: list[BatchReader]

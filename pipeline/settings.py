@@ -32,7 +32,7 @@ class Settings(NamedTuple):
 
 
 # Where a GPU decodes: measured while a model trained beside it (docs/throughput.md)
-ON_GPU = {"hw_decoder_load": 0.8, "pipelines": 2}
+ON_GPU = {"pipelines": 3}
 # What CUDA and nvImageCodec read when they start. More queues to the GPU, and decoding in several streams, let the
 # many small kernels of decoding run between the model's long ones
 ENVIRONMENT = {"CUDA_DEVICE_MAX_CONNECTIONS": "32", "NVIMGCODEC_DEFAULT_NUM_CUDA_STREAMS": "4"}

@@ -304,14 +304,14 @@ class TrainConfig:
         None,
         minimum=0,
         maximum=1,
-        default_help="tuned, or 0.8",
+        default_help="tuned, or 0.65",
     )
     pipelines: int | None = option(
         "How many pipelines of DALI share each batch on a rank.",
         "Speed",
         None,
         minimum=1,
-        default_help="tuned, or 2 on a GPU and 1 on a CPU",
+        default_help="tuned, or 3 on a GPU and 1 on a CPU",
     )
     resume: str = option(
         "Whether to continue from RUN's newest checkpoint.",
