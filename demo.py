@@ -25,9 +25,9 @@ from trainer.train import train
 CLASSES = 10
 WIDTH = 0.25
 BATCH_SIZE = 32
-# With the paper's initial weights and dropout a run as short as this ends with any error from 10 to 30 %, by its seed:
-# the loss stands at that of chance for up to a third of it
-VARIANT, DROPOUT = "release-2012", 0.25
+# With the paper's initial weights, lr and dropout a run as short as this ends with any error from 10 to 30 %, by its
+# seed; with these ten seeds lie within 2.1 points (bench/results/demo-seeds-h200.json)
+VARIANT, LR, DROPOUT = "release-2012", 0.005, 0.25
 
 
 def run(out: Path, short: bool, device: str, seed: int) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def run(out: Path, short: bool, device: str, seed: int) -> dict[str, Any]:
     gpus = 1 if torch.cuda.device_count() == 1 and device != "cpu" else 2
     print(
         f"Demo: AlexNet at --width {WIDTH} (a quarter of the paper's kernels), --variant {VARIANT},\n"
-        f"--dropout {DROPOUT}, batches of {BATCH_SIZE} and {steps} steps, so that it learns while you wait;\n"
-        "`train` by default does what the paper does."
+        f"--lr {LR}, --dropout {DROPOUT}, batches of {BATCH_SIZE} and {steps} steps, so that it learns\n"
+        "while you wait; `train` by default does what the paper does."
     )
     render_folders(images, classes=CLASSES, train=train_images, val=val_images, seed=0)
     dataset = write_dataset(images, data, ConvertOptions(size=256, shard_size=16 * 2**20))
@@ -57,6 +57,7 @@ def run(out: Path, short: bool, device: str, seed: int) -> dict[str, Any]:
             device=device,
             steps=steps,
             batch_size=BATCH_SIZE,
+            lr=LR,
             lr_steps=(6,),
             seed=seed,
             width=WIDTH,

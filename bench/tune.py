@@ -47,6 +47,7 @@ def choices(cores: int, gpu: bool) -> dict[str, Choice]:
         "decode_on": Choice(("device", "cpu")),
         "hw_decoder_load": Choice((0.0, 0.1, 0.3, 0.5, 0.65, 0.8, 0.95)),
         "affinity": Choice((False, True)),
+        "pipelines": Choice((1, 2, 3, 4)),
     }
     return {**with_gpu, **everywhere} if gpu else everywhere
 

@@ -1,5 +1,6 @@
 """The rate at which all ranks together do something, over several windows of time, and what they use meanwhile."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ def timed(step: Callable[[], object], count: float, seconds: float, context: Ran
     A first step and another tenth of the time are not counted: they fill buffers, caches and queues, and TorchScript
     profiles in them. A window has one step at least, so slow steps take longer than `seconds`.
     """
-    return _timed(step, count, seconds, context)[0]
+    return _timed(step, count, seconds, context, on_device=context.device_id is not None)[0]
 
 
 def timed_beside(
@@ -54,7 +55,7 @@ def timed_beside(
     """Times `step` as `timed` does while a thread of its own repeats `other` as fast as it can, and `other`, too; a
     call of either counts for `count`."""
     with _repeated(other) as ends:
-        result, windows = _timed(step, count, seconds, context)
+        result, windows = _timed(step, count, seconds, context, on_device=False)
     calls = np.arange(len(ends))
     # A call that a window's border divides counts for the part of its time that lies within
     done = [np.interp(window, ends, calls) for window in windows]
@@ -93,9 +94,10 @@ Window = tuple[float, float]  # when it began and ended, by time.perf_counter
 
 
 def _timed(
-    step: Callable[[], object], count: float, seconds: float, context: RankContext
+    step: Callable[[], object], count: float, seconds: float, context: RankContext, on_device: bool
 ) -> tuple[Timed, list[Window]]:
-    """What `timed` returns, and its windows."""
+    """What `timed` returns, and its windows. Args: on_device: the GPU's own clock says when a window ends, and then
+    there are none of the host's."""
 
     def run(steps: int) -> float:
         began = time.perf_counter()
@@ -112,14 +114,16 @@ def _timed(
         steps += 1
     steps = max(1, int(steps * seconds / WINDOWS / spent))
     own: list[float] = []
-    rates: list[float] = []
     windows: list[Window] = []
     with _Usage(context) as usage:
-        for _ in range(WINDOWS):
-            began = time.perf_counter()
-            own.append(steps * count / run(steps))
-            windows.append((began, time.perf_counter()))
-            rates.append(context.all_reduce(own[-1], dist.ReduceOp.SUM))
+        if on_device:
+            own = [steps * count / window for window in _device_windows(step, steps)]
+        else:
+            for _ in range(WINDOWS):
+                began = time.perf_counter()
+                own.append(steps * count / run(steps))
+                windows.append((began, time.perf_counter()))
+    rates = [context.all_reduce(rate, dist.ReduceOp.SUM) for rate in own]
     ranks = gathered((float(np.median(own)), usage.cpu, usage.gpu, usage.memory), context)
     busy = [gpu for _, _, gpu, _ in ranks if gpu is not None]
     result = Timed(
@@ -130,6 +134,25 @@ def _timed(
         memory=max(memory for *_, memory in ranks),
     )
     return result, windows
+
+
+def _device_windows(step: Callable[[], object], steps: int) -> list[float]:
+    """The seconds of each window of `steps` on a GPU, which goes on from one to the next: to wait at each one's end
+    would cost training what is prepared beside its steps: 22,874 img/s with six steps a window, where `train` logged
+    30,131 on the same H200."""
+
+    def mark() -> "torch.cuda.Event":
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    marks = [mark()]
+    for _ in range(WINDOWS):
+        for _ in range(steps):
+            step()
+        marks.append(mark())
+    torch.cuda.synchronize()
+    return [began.elapsed_time(ended) / 1e3 for began, ended in itertools.pairwise(marks)]
 
 
 def gathered(value: T, context: RankContext) -> list[T]:
