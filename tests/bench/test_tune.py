@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from bench import tune
 from bench.config import BenchConfig
@@ -13,6 +14,7 @@ from bench.harness.model_step import ModelOptions
 from bench.rank_setup import RankSetup
 from bench.tune import Choice, choices, find_fastest, measure_alone
 from pipeline.settings import Settings
+from trainer.precision import Precision
 from trainer.rank import RankContext
 
 
@@ -75,6 +77,8 @@ def test_on_a_gpu_settings_are_chosen_by_trainings_rate_and_on_a_cpu_by_the_pipe
     made = []
 
     class Step:
+        precision = Precision("fp32", torch.device("cpu"))
+
         def __init__(self, context, classes, options):
             made.append(classes)
 

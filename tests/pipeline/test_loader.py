@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from pipeline.compute_stats import complete
+from pipeline.loader import BAD_LABEL
 from pipeline.order import RankSlice
 from pipeline.stats import Stats
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import read_index, write_index
-from tests.support.loaders import loader_of
+from tests.support.loaders import loader_of, overwritten
 
 
 def test_an_epoch_resumes_bit_for_bit(data):
@@ -23,6 +24,25 @@ def test_an_epoch_resumes_bit_for_bit(data):
     for one, other in zip(unbroken[3:], resumed, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
     assert not list(loader_of(Dataset.load(data), batch_size=12).epoch(4, start=len(unbroken)))
+
+
+@pytest.mark.parametrize("view", ["train", "center"])
+def test_pipelines_that_share_a_batch_give_the_same_batches(data, view):
+    alone, shared = (loader_of(Dataset.load(data), view, batch_size=16, pipelines=count) for count in (1, 3))
+    for epoch, start in ((0, 2), (1, 0)):  # from one epoch into the next, too
+        batches = zip(alone.epoch(epoch, start), shared.epoch(epoch, start), strict=True)
+        for one, other in batches:
+            assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+            assert one.valid == other.valid
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_pipelines_that_share_a_batch_skip_bad_samples_alike(data, tmp_path, count, capsys):
+    copy, names = overwritten(data, tmp_path, [0, 2])
+    batches = loader_of(Dataset.load(copy), max_bad=0.5, pipelines=count).epoch(0)
+    labels = torch.cat([batch.labels for batch in batches]).tolist()
+    assert labels.count(BAD_LABEL) == len(names) == 2
+    assert all(f"{name} cannot be decoded" in capsys.readouterr().err for name in names[:1])
 
 
 def test_batches_kept_are_not_overwritten(data):

@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import pipeline_def
 from PIL import Image
 
-from pipeline import geometry
+from pipeline import geometry, graph
 from pipeline.compute_stats import complete
+from pipeline.geometry import MARGIN, SIZE
 from pipeline.order import RankSlice
+from pipeline.preprocess import Preprocess
 from pipeline.stats import Stats
 from shards import tars
 from shards.dataset import Dataset
@@ -106,6 +110,39 @@ def exif(orientation: int) -> bytes:
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags.tobytes()
+
+
+def test_a_stored_patch_is_cropped_and_mirrored_in_one_operator_as_its_rectangle_is_decoded():
+    jpegs = [np.frombuffer(encoded(noise(size=(SIZE, SIZE))), np.uint8)] * (MARGIN + 1)
+    offsets = [np.array([place, MARGIN - place], np.float32) for place in range(MARGIN + 1)]
+    flips = [np.array([0, place % 2], np.float32) for place in range(MARGIN + 1)]
+
+    @pipeline_def(batch_size=len(jpegs), num_threads=2, device_id=None)
+    def both():
+        jpeg = fn.external_source(source=lambda: jpegs, dtype=types.UINT8, ndim=1)
+        offset, flip = fn.external_source(source=lambda: (offsets, flips), num_outputs=2, dtype=types.FLOAT)
+        decoder = graph.decoder_options(False, 0.0, None)
+        patch = graph.decode_stored(jpeg, decoder)
+        return graph.cut(jpeg, offset, flip, decoder, SIZE), graph.cut_stored(patch, offset, flip)
+
+    pipe = both()
+    pipe.build()
+    rectangle, patch = (np.asarray(output.as_tensor()) for output in pipe.run())
+    assert rectangle.shape == (len(jpegs), 224, 224, 3) and np.array_equal(rectangle, patch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gpu_preprocessing_is_the_cpus_rounded_once(dataset, dtype):
+    stats, crops = Stats.load(dataset.root), torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8)
+    for shift in (torch.randn(4, 3) * 20, None):
+        cpu = Preprocess(stats, "image", torch.device("cpu"))(crops, shift)
+        gpu = Preprocess(stats, "image", torch.device("cuda", 0), dtype)
+        for _ in range(3):  # TorchScript fuses from the second call on
+            found = gpu(crops.cuda(), None if shift is None else shift.cuda())
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found.cpu(), cpu.to(dtype), rtol=1e-6 if dtype == torch.float32 else 0.01, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -1,8 +1,19 @@
 """DALI runs as the command line chooses, else as was tuned, else by its defaults."""
 
+import os
+
 import pytest
 
-from pipeline.settings import Settings, choose_settings, read_tuned, tuning_key, write_tuned
+from pipeline.settings import (
+    ENVIRONMENT,
+    ON_GPU,
+    Settings,
+    choose_settings,
+    prepare_environment,
+    read_tuned,
+    tuning_key,
+    write_tuned,
+)
 from shards.errors import InputError
 
 
@@ -18,6 +29,22 @@ def test_the_command_line_overrides_what_was_tuned_and_that_overrides_the_defaul
     settings = choose_settings(chosen, {"threads": 5, "prefetch": 3, "affinity": True}, threads=2)
     assert settings == Settings(threads=5, prefetch=7, affinity=False)
     assert choose_settings({}, {}, threads=2) == Settings(threads=2)
+
+
+def test_a_gpu_that_decodes_has_defaults_of_its_own():
+    assert choose_settings({}, {}, threads=2, gpu=True) == Settings(threads=2, **ON_GPU) != Settings(threads=2)
+    assert choose_settings({"pipelines": 1}, {}, threads=2, gpu=True).pipelines == 1
+    assert choose_settings({}, {"pipelines": 4}, threads=2, gpu=True).pipelines == 4
+    assert choose_settings({"decode_on": "cpu"}, {}, threads=2, gpu=True) == Settings(threads=2, decode_on="cpu")
+
+
+def test_what_cuda_reads_at_its_start_is_set_unless_the_user_has_set_it(monkeypatch):
+    first, second = ENVIRONMENT
+    monkeypatch.setenv(first, "7")
+    monkeypatch.delenv(second, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    prepare_environment()
+    assert os.environ[first] == "7" and os.environ[second] == ENVIRONMENT[second]
 
 
 def test_tuned_settings_are_kept_under_their_key_beside_others():

@@ -21,13 +21,14 @@ MOST = 1.01
 
 
 def loader_of(
-    dataset, view="train", batch_size=16, split="train", rank_slice=ONLY_RANK, seed=0, color=True, max_bad=0.001
+    dataset, view="train", batch_size=16, split="train", rank_slice=ONLY_RANK, seed=0, max_bad=0.001, **more
 ) -> Loader:
-    """A loader; `color`: with color augmentation."""
+    """A loader; of `more`: `color`, whether with color augmentation, and what `Settings` has other than by default."""
+    color = more.pop("color", True)
     return Loader(
         *(dataset, split, view),
         batch_size=batch_size,
-        settings=Settings(threads=2),
+        settings=Settings(**{"threads": 2, **more}),
         rank_slice=rank_slice,
         augmentation=Augmentation(Stats.load(dataset.root) if color else None, seed),
         max_bad=max_bad,

@@ -47,6 +47,27 @@ def test_sizes_are_figure_2s():
     }
 
 
+class SideBySide(AlexNet):
+    """As on a GPU: each tower in a tensor of its own."""
+
+    def _parts(self, images):
+        return self.local_towers
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_towers_side_by_side_are_towers_in_one_tensor(variant):
+    results = []
+    images = 50 * torch.randn(3, 224, 224, 3, dtype=torch.float64).movedim(-1, 1)
+    for build in (AlexNet, SideBySide):
+        model = build(10, width=0.1, dropout=0, variant=VARIANTS[variant]).double()
+        model.init_weights(seed=0)
+        loss = torch.nn.functional.cross_entropy(model(images), torch.arange(3))
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in model.parameters())])
+    for together, side_by_side in zip(*results, strict=True):
+        torch.testing.assert_close(side_by_side, together, rtol=1e-9, atol=1e-15)
+
+
 def test_224_is_padded_right_and_bottom_as_in_2012():
     model, seen = AlexNet(width=0.1).eval(), []
     model.init_weights(seed=0)

@@ -3,17 +3,22 @@
 Without a GPU a tape of torch's operations stands in for a graph: it replays them on the tensors with which they were
 recorded, whatever Python would do by now."""
 
+import json
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._triton import has_triton
 
 from shards.errors import InputError
 from trainer import cuda_graph
 from trainer.alexnet import AlexNet
-from trainer.cuda_graph import GraphedStep, check_cuda_graphs
+from trainer.config import TrainConfig
+from trainer.cuda_graph import GraphedStep, check_cuda_graphs, choose_compilation
 from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import build_optimizer
-from trainer.precision import Precision
+from trainer.precision import Precision, compile_model
+from trainer.train import with_compilation
 from trainer.train_step import TrainStep
 
 CPU = torch.device("cpu")
@@ -65,13 +70,14 @@ def tapes(monkeypatch):
     return recorded
 
 
-def updates(device, cuda_graphs, precision="fp32", recipe="paper", count=5):
+def updates(device, cuda_graphs, precision="fp32", recipe="paper", count=5, compiled=False):
     """Losses, parameters and velocities after some updates of a narrow model, the rate falling at each."""
     model = AlexNet(10, width=0.1)
     model.init_weights(seed=1)
     model.to(device)
     optimizer, how = build_optimizer(recipe, model, lr=0.01), Precision(precision, device)
-    update = TrainStep(model, unsharded_layout(), optimizer, how, device, 5, cuda_graphs)
+    trained = compile_model(model, device) if compiled else model
+    update = TrainStep(trained, unsharded_layout(), optimizer, how, device, 5, cuda_graphs)
     data = torch.Generator().manual_seed(2)
     losses = []
     for step in range(count):
@@ -102,6 +108,23 @@ def test_nothing_that_is_recorded_reads_a_value_or_moves_one_between_devices(tap
     assert not [name for name in names if any(word in name for word in ("_local_scalar_dense", "nonzero", "unique"))]
 
 
+def test_one_gpu_compiles_and_records_unless_told_otherwise():
+    here = has_triton()
+    assert choose_compilation(None, None, "cuda", 1) == (here, True)
+    assert choose_compilation(None, None, "cuda", 2) == choose_compilation(None, None, "cpu", 1) == (False, False)
+    assert choose_compilation(True, False, "cpu", 1) == (True, False)
+    assert choose_compilation(False, True, "cuda", 1) == (False, True)
+
+
+def test_a_run_goes_on_as_it_began(data, tmp_path):
+    for recorded in (True, False):
+        (tmp_path / "config.json").write_text(json.dumps({"compile": recorded, "cuda_graphs": recorded}))
+        config = with_compilation(TrainConfig(data, tmp_path, device="cpu"))
+        assert config.compile is config.cuda_graphs is recorded
+    asked = with_compilation(TrainConfig(data, tmp_path, device="cpu", compile=True))
+    assert asked.compile is True and asked.cuda_graphs is False
+
+
 def test_a_tensor_of_another_shape_is_refused(tapes):
     doubled = GraphedStep(lambda x: 2 * x, torch.Generator())
     assert torch.equal(doubled(torch.ones(3)), torch.full((3,), 2.0))
@@ -124,9 +147,11 @@ def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_cli):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_on_a_gpu_replayed_updates_are_the_plain_ones(precision):
+def test_on_a_gpu_replayed_updates_are_the_plain_ones(precision, compiled):
     device = torch.device("cuda", 0)
-    replayed, plain = (updates(device, graphs, precision) for graphs in (True, False))
+    replayed, plain = updates(device, True, precision, compiled=compiled), updates(device, False, precision)
     for name, value in plain.items():
-        torch.testing.assert_close(replayed[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item())
+        near = 3e-2 if compiled and precision != "fp32" else 1e-3  # a fused step rounds fewer times to half precision
+        torch.testing.assert_close(replayed[name], value, rtol=near, atol=near * value.abs().max().item())

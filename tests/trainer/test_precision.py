@@ -5,7 +5,7 @@ import torch
 
 from shards.errors import InputError
 from trainer import checkpoint
-from trainer.alexnet import AlexNet
+from trainer.alexnet import VARIANTS, AlexNet
 from trainer.launch import launch
 from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import PaperSGD
@@ -37,6 +37,24 @@ def test_half_precisions_take_nearly_the_same_steps(name, tolerance):
     for key, value in moved.items():
         assert (half_moved[key] - value).norm() < 10 * tolerance * value.norm(), key
     assert half.scaler.is_enabled() == (name == "fp16")
+
+
+def curve(name):
+    """The losses of a narrow model that learns eight images by heart."""
+    model = AlexNet(8, width=0.1, dropout=0, variant=VARIANTS["release-2012"])
+    model.init_weights(seed=1)
+    optimizer, data = PaperSGD(model.parameters(), lr=0.0005), torch.Generator().manual_seed(2)
+    images = 50 * torch.randn(8, 224, 224, 3, generator=data).movedim(-1, 1)
+    images += 60 * torch.randn(8, 3, 1, 1, generator=data)
+    update = TrainStep(model, unsharded_layout(), optimizer, Precision(name, CPU), CPU, seed=5)
+    return torch.tensor([update(images, torch.arange(8), step).item() for step in range(50)])
+
+
+@pytest.mark.long
+def test_bf16_learns_along_the_curve_of_fp32():
+    fp32, bf16 = curve("fp32"), curve("bf16")
+    assert fp32[0] > 2 and fp32[-1] < 0.1
+    torch.testing.assert_close(bf16, fp32, rtol=0.05, atol=0.01)
 
 
 def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale():
