@@ -196,7 +196,7 @@ class PipelineError(Exception):
 class Pipelines(NamedTuple):
     """DALI pipelines that work at the same time, each on its part of the batch, and what feeds each.
 
-    On a GPU three of a third of the batch each are faster than one (docs/pipeline.md)."""
+    On a GPU three of a third of the batch each are faster than one (docs/data-path-speed.md)."""
 
     pipes: list[Any]
     readers: list[BatchReader]

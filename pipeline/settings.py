@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     pipelines: int = 1
 
 
-# Where a GPU decodes: measured while a model trained beside it (docs/throughput.md)
+# Where a GPU decodes: measured while a model trained beside it (docs/data-path-speed.md)
 ON_GPU = {"pipelines": 3}
 # What CUDA and nvImageCodec read when they start. More queues to the GPU, and decoding in several streams, let the
 # many small kernels of decoding run between the model's long ones

@@ -12,7 +12,7 @@ from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 
 MIN_EPOCH = 12_800  # images: an epoch of ImageNet begins a hundred times more rarely still
-MAX_SHARDS = 256  # of an epoch, unless the data set has more: DALI keeps every one open
+MAX_SHARDS = 256  # of an epoch, unless the data set has more
 
 
 def repeated(dataset: Dataset, least: int = MIN_EPOCH) -> Dataset:
