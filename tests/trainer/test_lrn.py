@@ -131,9 +131,9 @@ def test_the_gradient_does_not_depend_on_memory_formats(device, dtype, tolerance
     exact = a.to(dtype).double().requires_grad_()
     expected = local_response_norm(exact, 2)
     expected.backward(grad.to(dtype).double())
+    normalize = torch.compile(local_response_norm, fullgraph=True) if compiled else local_response_norm
+    torch.compiler.reset()
     for a_format, grad_format in itertools.product(FORMATS.values(), FORMATS.values()):
-        torch.compiler.reset()
-        normalize = torch.compile(local_response_norm, fullgraph=True) if compiled else local_response_norm
         x = a.detach().to(device, dtype, copy=True).to(memory_format=a_format).requires_grad_()
         for _ in range(3):  # TorchScript fuses from the second call on
             x.grad = None
