@@ -37,8 +37,8 @@ class _LocalResponseNorm(torch.autograd.Function):
 
 
 def _for(x: Tensor) -> ModuleType:
-    # lrn_gpu computes in float32
-    return lrn_gpu if x.is_cuda and x.dtype != torch.float64 else lrn_cpu
+    # lrn_gpu computes in float32, and at least one image
+    return lrn_gpu if x.is_cuda and x.dtype != torch.float64 and x.numel() else lrn_cpu
 
 
 def local_response_norm(x: Tensor, towers: int = 1, alpha: float = 1e-4) -> Tensor:
