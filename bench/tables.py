@@ -273,6 +273,25 @@ def step_on_a_gpu() -> str:
     return "\n\n".join(f"On one {run['machine']['gpu']}: {step_of(run)}" for run in gpu_reports("step").values())
 
 
+def normalization_on_a_gpu() -> str:
+    """The normalization's time on each GPU that it was measured on alone, beside torch's."""
+    written = []
+    for name, run in gpu_reports("normalization").items():
+        rows = []
+        for layer, figures in run["normalisation"].items():
+            times = figures["times_torch"]
+            spent = {of: f"{1e3 * seconds['median']:.1f}" for of, seconds in figures["seconds"].items()}
+            cells = [f"{spent[of]} ({times[of]['median']:.1f})" if of in times else spent[of] for of in spent]
+            rows.append([layer, *cells])
+        heads = {"torch": "F.local_response_norm", "compiled": "`--compile`"}
+        written.append(
+            f"One {run['machine']['gpu']}, torch {run['machine']['torch']}, batch {run['batch_size']}: forward and "
+            "backward, ms, and how many times as fast\nas F.local_response_norm, medians of one run "
+            f"(`bench/results/{name}`):\n\n" + table(["", *(heads.get(of, of) for of in spent)], rows)
+        )
+    return "\n\n".join(written)
+
+
 def step_of(report: Report) -> str:
     rates, shares, ratios = (report["step"][key] for key in ("img_per_s", "share_of_the_products_rate", "ratios"))
     rows = [[name, f"{rate['median']:.1f}", f"{shares[name]['median']:.2f}"] for name, rate in rates.items()]
@@ -315,7 +334,7 @@ Part = Callable[[], str]
 Section = tuple[Part, ...]  # what lies between two markers
 DOCUMENTS: dict[str, tuple[Section, ...]] = {
     "README.md": ((headline,), (training, training_on_a_gpu, loaders, data_path, layouts, sharding)),
-    "docs/speed.md": ((step, step_on_a_gpu),),
+    "docs/speed.md": ((step, step_on_a_gpu), (normalization_on_a_gpu,)),
     "docs/data-path-speed.md": ((gpu_limits,),),
     "docs/shards.md": ((quality,),),
 }
