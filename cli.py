@@ -2,6 +2,7 @@
 
 import functools
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
@@ -14,11 +15,41 @@ from trainer.config import DECODING, GROUPS, HINTS, OPTIONS, TrainConfig, defaul
 
 __version__ = "0.1.0"
 
-# The heavy imports (torch, DALI) stand inside the commands that need them, so that --help answers at once.
+# The heavy imports (torch, DALI) stand inside the commands that need them, after the checks that need neither, so that
+# --help and a wrong folder are answered at once.
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class OutputFile(click.ParamType[Path]):
+    """A file to write, checked before any work is done. Args: suffixes: that its name may end in; () for any.
+
+    Its file is later renamed into place, so what counts is the folder; and a device or a pipe would be replaced.
+    """
+
+    name = "file"
+
+    def __init__(self, *suffixes: str):
+        self.suffixes = suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        named = f"{param.opts[0] if param else 'output'} {path}"
+        if self.suffixes and path.suffix.lower() not in self.suffixes:
+            raise InputError(f"{named}: give a name that ends in {', '.join(self.suffixes)}")
+        if path.exists() and (not path.is_file() or path.is_symlink()):
+            raise InputError(f"{named} is not a plain file: choose another name")
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise InputError(f"{named}: there is no such folder as {folder}: make it first, or choose another")
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(f"{named} cannot be written: {error.strerror}: choose another folder") from None
+        return path
 
 
 class Parsed(click.ParamType[Any]):
@@ -148,6 +179,16 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 DATA = click.argument("data", metavar="FOLDER|URL")
 
 
+def ready(data: Any) -> tuple[Any, Any]:
+    """A data set (a folder or a `shards.remote.Remote`) and its statistics, read before torch and DALI are imported,
+    which takes seconds. Raises InputError when either is missing or damaged."""
+    from pipeline.stats import Stats
+    from shards.dataset import Dataset
+
+    dataset = Dataset.load(data)
+    return dataset, Stats.load(dataset.root)
+
+
 def show_json_or(as_json: bool, values: Mapping[str, Any], text: str) -> None:
     click.echo(json.dumps(values, indent=1) if as_json else text)
 
@@ -202,7 +243,7 @@ def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
         dataset = write_dataset(root, out, ConvertOptions(workers=workers, **options))
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted: the same command continues with {out}") from None
-    from pipeline.compute_stats import complete  # brings torch and DALI, which would lie idle while shards are written
+    from pipeline.compute_stats import complete
     from shards.info import written
 
     complete(dataset, workers)
@@ -217,12 +258,13 @@ def index(data: Path, workers: int | None) -> None:
 
     Makes a data set of WebDataset tars in DATA that others made, as they are. No tar is written to.
     """
-    from pipeline.compute_stats import complete
     from shards.dataset import Dataset
     from shards.describe import describe_tars
 
     described = (data / "dataset.json").exists() or not any(data.glob("*.tar"))
     dataset = Dataset.load(data) if described else describe_tars(data, workers)
+    from pipeline.compute_stats import complete
+
     complete(dataset, workers)
     for name, split in dataset.splits.items():
         for sample in split.quarantined:
@@ -239,11 +281,13 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
 
     They are those of the train split in DATA, and go to its stats.npz.
     """
-    from pipeline.compute_stats import compute_stats
     from shards.dataset import Dataset
     from shards.processes import cores
 
-    computed = compute_stats(Dataset.load(data), threads or cores())
+    dataset = Dataset.load(data)
+    from pipeline.compute_stats import compute_stats
+
+    computed = compute_stats(dataset, threads or cores())
     computed.save(data)
     show_json_or(as_json, computed.described(), computed.table())
 
@@ -251,7 +295,12 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
 @main.command()
 @DATA
 @located
-@click.option("--out", type=FILE, required=True, help="The PNG file to write.")
+@click.option(
+    "--out",
+    type=OutputFile(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
+    required=True,
+    help="The image to write, in the format that its name ends in: .png, .jpg, .webp, .tif or .bmp.",
+)
 @click.option(
     "--images",
     "--pictures",
@@ -266,12 +315,10 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
 )
 def preview(data: Any, out: Path, images: int, seed: int) -> None:
     """Draw what the model is fed, and the ten test crops."""
-    from pipeline.preview import sheet
-    from pipeline.stats import Stats
-    from shards.dataset import Dataset
+    dataset, stats = ready(data)
+    from pipeline.preview import sheet, write
 
-    dataset = Dataset.load(data)
-    sheet(dataset, Stats.load(dataset.root), images, seed).save(out, "PNG")
+    write(sheet(dataset, stats, images, seed), out)
     click.echo(f"Written to {out}")
 
 
@@ -334,11 +381,15 @@ def train(**options: Any) -> None:
 
     SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
     """
+    from shards.remote import locate
+
+    config = TrainConfig(**length_of(options))
+    ready(locate(config.data, config.cache, config.cache_size))
     from trainer import train as training
     from trainer.preemption import EXIT_PREEMPTED, Preempted
 
     try:
-        training.train(TrainConfig(**length_of(options)))
+        training.train(config)
     except Preempted:
         raise SystemExit(EXIT_PREEMPTED) from None
 
@@ -366,6 +417,11 @@ def train(**options: Any) -> None:
 @decoding
 def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
     """Measure a checkpoint's top-1 and top-5 error."""
+    from shards.dataset import Dataset
+    from trainer.run_folder import find_checkpoint
+
+    Dataset.load(data).split(options["split"])
+    find_checkpoint(options["checkpoint"])
     from trainer.evaluate import EvalOptions, evaluate_run
     from trainer.launch import launch
 
@@ -375,7 +431,7 @@ def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
 @main.command("throughput-bench")
 @training_option("data", required=False, help="The folder that `shard` made, or its URL.  [default: a rendered set]")
 @located
-@click.option("--json", "json_path", type=FILE, help="Write the figures to this file.")
+@click.option("--json", "json_path", type=OutputFile(), help="Write the figures to this file.")
 @training_options("batch_size", "width")
 @click.option(
     "--seconds",
@@ -395,7 +451,7 @@ def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
 @click.option(
     "--scaling", "with_scaling", is_flag=True, help="Also measure other numbers of threads and ranks, batches, sizes."
 )
-@click.option("--report", "report_path", type=FILE, help="Write a page of HTML to this file.")
+@click.option("--report", "report_path", type=OutputFile(), help="Write a page of HTML to this file.")
 @click.option(
     "--tune",
     is_flag=True,
@@ -410,6 +466,8 @@ def throughput_bench(compare: tuple[Path, Path] | None, **options: Any) -> None:
 
         click.echo(compare_runs(*compare))
         return
+    if options["data"]:
+        ready(options["data"])
     from bench import command
     from bench.config import BenchConfig
     from bench.harness.model_step import ModelOptions
@@ -424,6 +482,8 @@ def throughput_bench(compare: tuple[Path, Path] | None, **options: Any) -> None:
 @training_options("seed", "device")
 def run_demo(out: Path, short: bool, device: str, seed: int) -> None:
     """Render images, shard them, and train two towers on them."""
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out {out} is not empty: remove it, or choose another folder")
     import demo
 
     demo.run(out, short, device, seed)

@@ -16,10 +16,10 @@ from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
-from shards.errors import InputError
 from shards.synthetic import render_folders
 from trainer import checkpoint, metrics
 from trainer.config import TrainConfig
+from trainer.run_folder import list_checkpoints
 from trainer.train import train
 
 CLASSES = 10
@@ -35,8 +35,6 @@ def run(out: Path, short: bool, device: str, seed: int) -> dict[str, Any]:
 
     The run is not the paper's, and says so: a quarter of the kernels, smaller batches and a short schedule.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out} is not empty: remove it, or choose another folder")
     began = time.perf_counter()
     train_images, val_images, steps = (1200, 400, 240) if short else (2400, 1000, 600)
     images, data, run_folder = out / "images", out / "shards", out / "run"
@@ -89,7 +87,7 @@ def draw(data: Path, run_folder: Path, out: Path) -> list[str]:
     batch = next(loader.epoch(0))
     batch_file, kernel_file = out / "batch.png", out / "conv1.png"
     batch_grid(batch, dataset.classes).save(batch_file)
-    state = checkpoint.load(checkpoint.list_checkpoints(run_folder)[0])
+    state = checkpoint.load(list_checkpoints(run_folder)[0])
     kernels(state["parameters"]["conv1.weight"].numpy()).save(kernel_file)
     return [f"A training batch as the model sees it: {batch_file}", f"The conv1 kernels it learned: {kernel_file}"]
 

@@ -67,9 +67,6 @@ def run(config: BenchConfig) -> None:
 
 def check(config: BenchConfig) -> None:
     """Raises InputError for options that do not go together, before anything is measured."""
-    for option, path in (("--json", config.json_path), ("--report", config.report_path)):
-        if path and not path.absolute().parent.is_dir():
-            raise InputError(f"{option} {path}: there is no such folder; make it first")
     if config.tune:
         ineffective = {
             "--json": config.json_path,

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -11,6 +12,7 @@ from pipeline.loader import Batch, Loader
 from pipeline.order import Augmentation
 from pipeline.settings import Settings
 from pipeline.stats import Stats
+from shards.atomic import atomic_write
 from shards.dataset import Dataset
 
 GAP = 2  # pixels between tiles
@@ -72,6 +74,12 @@ def sheet(dataset: Dataset, stats: Stats, images: int, seed: int) -> Image.Image
     both.paste(rows_grid, (0, 0))
     both.paste(crops, (0, rows_grid.height + 10 * GAP))
     return both
+
+
+def write(image: Image.Image, path: Path) -> None:
+    """Writes an image in the format of the path's suffix, completely or not at all."""
+    with atomic_write(path) as file:
+        image.save(file, Image.registered_extensions()[path.suffix.lower()], quality=95)
 
 
 def _complete(jpeg: bytes) -> np.ndarray:

@@ -29,6 +29,7 @@ from shards.errors import InputError
 from trainer.alexnet import AlexNet
 from trainer.config import TrainConfig
 from trainer.optimizer import PaperSGD
+from trainer.run_folder import list_checkpoints
 
 FORMAT = 3
 BEST = "best.safetensors"
@@ -36,11 +37,6 @@ DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 # The digest is first in the header, so that it is read, and excluded from itself, before anything is parsed
 DIGEST_FROM = 8 + len(b'{"__metadata__":{"xxh3_128":"')
 DIGEST_TO = DIGEST_FROM + 32
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints, the newest first."""
-    return sorted(run.glob("checkpoint-*.safetensors"), reverse=True)
 
 
 class CheckpointWriter:

@@ -21,6 +21,7 @@ from trainer.alexnet import AlexNet, model_from_config
 from trainer.model_parallel import LayoutError
 from trainer.precision import Precision
 from trainer.rank import RankContext
+from trainer.run_folder import find_checkpoint
 
 
 @torch.inference_mode()
@@ -130,17 +131,3 @@ def evaluation_precision(name: str, context: RankContext) -> Precision:
 def ten_crop_batch_size(batch_size: int, world_size: int) -> int:
     """A tenth as many images, rounded up to a multiple of `world_size`, so that their ten crops fill about a batch."""
     return -(-batch_size // 10 // world_size) * world_size
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a `--checkpoint` means: the file itself, or the newest in the folder."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
-    newest = next(iter(checkpoint.list_checkpoints(path)), None)
-    if newest is None:
-        raise InputError(
-            f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
-        )
-    return newest

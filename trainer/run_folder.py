@@ -1,4 +1,7 @@
-"""A run's folder: its `config.json`, and whether it may take the run that is asked for."""
+"""A run's folder: its `config.json`, its checkpoints, and whether it may take the run that is asked for.
+
+Nothing here imports torch, so that a wrong folder is reported at once.
+"""
 
 import json
 import tempfile
@@ -8,7 +11,6 @@ from typing import Any
 
 from shards.atomic import atomic_write
 from shards.errors import InputError
-from trainer import checkpoint
 from trainer.config import TrainConfig
 
 CONFIG = "config.json"
@@ -28,6 +30,25 @@ def recorded_options(run: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def list_checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints, the newest first."""
+    return sorted(run.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a `--checkpoint` means: the file itself, or the newest in the folder."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
+    newest = next(iter(list_checkpoints(path)), None)
+    if newest is None:
+        raise InputError(
+            f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
+        )
+    return newest
+
+
 def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> None:
     """Raises InputError unless `config.out` can take this run: it is free, or holds the same one and that is to be
     resumed. Args: fingerprint: the data set's."""
@@ -39,7 +60,7 @@ def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> Non
             )
         if differing := _differences(path, config, fingerprint):
             raise InputError(f"{config.out} holds a run that differs ({'; '.join(differing)}): choose another --out")
-    elif checkpoint.list_checkpoints(config.out):
+    elif list_checkpoints(config.out):
         raise InputError(f"{config.out} holds checkpoints of a run but not its {CONFIG}: choose another --out")
     try:
         config.out.mkdir(parents=True, exist_ok=True)

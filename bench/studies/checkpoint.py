@@ -34,6 +34,7 @@ from trainer.launch import launch
 from trainer.optimizer import PaperSGD
 from trainer.preemption import PreemptionHandler
 from trainer.rank import RankContext
+from trainer.run_folder import list_checkpoints
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -109,7 +110,7 @@ def measure_writing(context: RankContext, folder: Path, rounds: int, width: floa
     figures: dict[str, list[float]] = {}
     for turns in interleaved(ways, rounds).values():
         figures |= {name: [turn[name] for turn in turns] for name in turns[0]}
-    size = checkpoint.list_checkpoints(folder)[0].stat().st_size
+    size = list_checkpoints(folder)[0].stat().st_size
     result.write_text(json.dumps({"bytes_written": size, "seconds": figures, "machine": describe_machine(context)}))
 
 

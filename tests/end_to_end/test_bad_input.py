@@ -3,10 +3,16 @@
 import os
 import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
+from cli import main
+from tests.conftest import PROJECT
 from tests.end_to_end.conftest import SMALL
 from trainer import checkpoint
 
@@ -34,7 +40,6 @@ def bad(words, data, run):
         (["eval", "--data", "DATA", "--checkpoint", "NOWHERE"], "does not exist"),
         (["eval", "--data", "DATA", "--checkpoint", "DATA"], "holds no checkpoint-*.safetensors"),
         (["eval", "--data", "DATA", "--checkpoint", "RUN", "--split", "test"], "has no test split, only train, val"),
-        (["throughput-bench", "--json", "/no/such/folder/out.json"], "there is no such folder"),
         (["index", "NOWHERE"], "is not a folder"),
         (["demo", "--out", "RUN"], "is not empty"),
     ],
@@ -89,3 +94,67 @@ def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path,
         torch.save({"format": 1, "parameters": Planted()}, file)
     done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
     assert "is not a readable checkpoint" in done.stderr and not (tmp_path / "owned").exists()
+
+
+AT_ONCE = """
+import sys
+from click.testing import CliRunner
+from cli import main
+empty, data, new = sys.argv[1:]
+for words in (
+    ("shard", "--imagenet-root", empty, "--out", new),
+    ("index", empty),
+    ("stats", empty),
+    ("verify", empty),
+    ("info", empty),
+    ("preview", empty, "--out", new + ".png"),
+    ("train", "--data", empty, "--out", new),
+    ("eval", "--data", empty, "--checkpoint", empty),
+    ("eval", "--data", data, "--checkpoint", empty),
+    ("eval", "--data", data, "--checkpoint", empty, "--split", "test"),
+    ("throughput-bench", "--data", empty),
+    ("throughput-bench", "--json", new + "/x.json"),
+    ("demo", "--out", data),
+):
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1 and "\\nError: " in "\\n" + done.output, (words, done.output)
+    assert not {"torch", "nvidia.dali"} & {*sys.modules}, words
+"""
+
+
+def test_a_wrong_folder_is_reported_before_torch_and_dali_are_imported(data, tmp_path):
+    """Importing them takes seconds."""
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-c", AT_ONCE, tmp_path / "empty", data, tmp_path / "new"]
+    subprocess.run(command, check=True, cwd=PROJECT, timeout=60)
+
+
+def test_an_output_that_cannot_be_written_is_reported_first(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    for option, command in (
+        ("--out", ("preview", tmp_path)),
+        ("--json", ("throughput-bench",)),
+        ("--report", ("throughput-bench",)),
+    ):
+        for name, complaint in (
+            ("no/x.png", "there is no such folder"),
+            ("pipe.png", "is not a plain file"),
+            ("link.png", "is not a plain file"),
+        ):
+            path = tmp_path / name
+            done = CliRunner().invoke(main, [*map(str, command), option, str(path)])
+            assert done.exit_code == 1 and done.output.startswith(f"Error: {option} {path}"), done.output
+            assert complaint in done.output and len(done.output.splitlines()) == 1
+    done = CliRunner().invoke(main, ["throughput-bench", "--json", "/proc/x.json"])
+    assert "--json /proc/x.json cannot be written" in done.output
+
+
+def test_preview_writes_what_its_name_says_or_refuses(data, tmp_path):
+    for suffix, kind in {".png": "PNG", ".jpg": "JPEG", ".JPEG": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}.items():
+        path = tmp_path / f"grid{suffix}"
+        done = CliRunner().invoke(main, ["preview", str(data), "--out", str(path), "--images", "1"])
+        assert done.exit_code == 0 and Image.open(path).format == kind, done.output
+    for name in ("grid", "grid.html", "grid.tga"):
+        done = CliRunner().invoke(main, ["preview", str(data), "--out", str(tmp_path / name), "--images", "1"])
+        assert done.exit_code == 1 and "give a name that ends in .png, .jpg" in done.output
