@@ -23,6 +23,7 @@ from pipeline.samples import Samples
 from pipeline.settings import Settings
 from shards.dataset import Dataset
 from shards.errors import InputError
+from shards.wording import counted
 
 BAD_LABEL = -1  # the label of an image that cannot be decoded; another image stands in for it
 VIEWS = ("train", "center", "ten", "patch", "decode", "read")
@@ -95,8 +96,8 @@ class Loader:
         self.bad_samples = BadSamples(self.samples, max_bad, probe)
         if view == "train" and len(self.samples) < batch_size:
             raise InputError(
-                f"{dataset.where}: the {split} split holds {len(self.samples)} samples, fewer than one batch "
-                f"of {batch_size}: choose a smaller --batch-size"
+                f"{dataset.where}: the {split} split holds {counted(self.samples, 'sample')}, fewer than one batch "
+                f"of {batch_size}: choose a --batch-size of at most {len(self.samples)}"
             )
 
     def order(self, epoch: int) -> np.ndarray:

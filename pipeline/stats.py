@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.geometry import CENTER, CROP, SIZE
 from shards.atomic import atomic_write
 from shards.errors import InputError
+from shards.wording import counted
 
 FILE = "stats.npz"
 
@@ -58,7 +59,7 @@ class Stats:
         def row(values: Iterable[float]) -> str:
             return " ".join(f"{value:9.4f}" for value in values)
 
-        lines = [f"{about['samples']:,} images, on the 0..255 scale", f"{'':22}{'R':>9} {'G':>9} {'B':>9}"]
+        lines = [f"{counted(about['samples'], 'image')}, on the 0..255 scale", f"{'':22}{'R':>9} {'G':>9} {'B':>9}"]
         lines.append(f"{'mean':<22}{row(about['channel_mean'])}")
         for spread, component in zip(about["standard_deviations"], about["components"], strict=True):
             lines.append(f"{f'component, s = {spread:.2f}':<22}{row(component)}")

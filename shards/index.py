@@ -15,6 +15,7 @@ import numpy as np
 from shards import tars
 from shards.atomic import atomic_write
 from shards.errors import InputError
+from shards.wording import counted
 
 VERSION = "v1.2"
 NOT_PLAIN = re.compile(r"[^!-~]")
@@ -103,7 +104,7 @@ def current_index(tar: Path, wanted: int, without: Set[str], notice: Callable[[s
         entries = read_index(path)
         where = positions(entries, tar)
         if len(entries) != wanted:
-            stale = f"lists {len(entries)} samples and its tar holds {wanted}"
+            stale = f"lists {counted(entries, 'sample')} and its tar holds {wanted}"
         elif end(where) > tar.stat().st_size:
             stale = "points beyond its tar's end"
         else:
@@ -111,7 +112,7 @@ def current_index(tar: Path, wanted: int, without: Set[str], notice: Callable[[s
     entries = index_tar(tar, without)
     if len(entries) != wanted:
         remedy = f"`python cli.py verify {tar.parent}` says what is wrong"
-        raise InputError(f"{tar} holds {len(entries)} samples that are not quarantined, and not {wanted}: {remedy}")
+        raise InputError(f"{tar} holds {counted(entries, 'sample')} that may be used, and not {wanted}: {remedy}")
     notice(f"{path} {stale}: it is rebuilt")
     with contextlib.suppress(InputError):  # a folder that cannot be written to does not need it either
         write_index(path, entries)

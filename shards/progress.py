@@ -14,14 +14,15 @@ LINE_EVERY = 10.0  # seconds between plain lines
 class Progress:
     """Counts images, or what `unit` names, up to `total` (None if it is unknown), as a context manager.
 
-    `lines=False` prints no plain lines, where the caller prints better ones with `say`; `quiet=True` prints nothing (a
-    rank other than the first).
+    `lines=False` prints no plain lines and no rate, where the caller gives better ones to `say` and `note`;
+    `quiet=True` prints nothing (a rank other than the first).
     """
 
     def __init__(self, label: str, total: int | None, *, unit: str = "img", lines: bool = True, quiet: bool = False):
         self.label, self.total, self.unit, self.quiet, self.lines = label, total, unit, quiet, lines
         self.done = self.bytes = 0
         self.began = self.printed = time.monotonic()
+        self.shown: int | None = None  # how many were done when a plain line was printed
         self.bar = None
         if not quiet and sys.stderr.isatty():
             columns: list[ProgressColumn] = [TextColumn(label), BarColumn(), MofNCompleteColumn()]
@@ -39,7 +40,7 @@ class Progress:
     ) -> None:
         if self.bar:
             self.bar.stop()
-        elif kind is None and self.lines and not self.quiet:
+        elif kind is None and self.lines and not self.quiet and self.shown != self.done:
             self._line()
 
     def advance(self, images: int = 1, bytes: int = 0) -> None:
@@ -66,7 +67,7 @@ class Progress:
             self.say(line)
 
     def _line(self) -> None:
-        self.printed = time.monotonic()
+        self.printed, self.shown = time.monotonic(), self.done
         ending = self._left() if self.total and self.done < self.total else f"{self.printed - self.began:.1f} s in all"
         of = f"/{self.total}" if self.total is not None else ""
         rate = f"{self._rate()}, " if self.unit == "img" else ""
@@ -75,6 +76,8 @@ class Progress:
     def _rate(self) -> str:
         if self.unit != "img":
             return self.unit
+        if not self.lines:
+            return ""
         seconds = max(time.monotonic() - self.began, 1e-9)
         megabytes = f", {self.bytes / seconds / 1e6:.1f} MB/s" if self.bytes else ""
         return f"{self.done / seconds:.0f} img/s{megabytes}"

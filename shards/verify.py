@@ -19,6 +19,7 @@ from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard
+from shards.wording import counted
 
 SCHEMA = 1
 
@@ -161,14 +162,14 @@ def _verify_tar(
     if indexed is not None and not report.damaged:
         report.damaged += [job.problem(None, reason) for reason in _compare(in_tar, indexed, job.quarantined)]
     if times.total() != job.shard.samples and not report.damaged:
-        reason = f"it holds {times.total()} samples, and {FILE} says {job.shard.samples}"
+        reason = f"it holds {counted(times.total(), 'sample')}, and {FILE} says {job.shard.samples}"
         report.damaged.append(job.problem(None, reason))
 
 
 def _wrong_class(check: SampleCheck, classes: tuple[str, ...]) -> str | None:
     """What is wrong with a sample's class number, None for nothing."""
     if check.label >= len(classes):
-        return f"its class number {check.label} is none of the {len(classes)} classes"
+        return f"its class number {check.label} is none of the {counted(classes, 'class')}"
     name = classes[check.label]
     # A class whose samples disagree on its name is called by its number
     if check.class_name in (None, name) or name == str(check.label):
@@ -243,7 +244,7 @@ def show(report: Report, root: Path, quarantined: bool) -> str:
     lines = [f"bad: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.bad]
     lines += [f"damaged: {problem.shard}: {problem.reason}" for problem in report.damaged]
     lines += [f"warning: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.warnings]
-    summary = f"{root}: {report.samples:,} samples, {report.bytes / 1e6:,.1f} MB: "
+    summary = f"{root}: {counted(report.samples, 'sample')}, {report.bytes / 1e6:,.1f} MB: "
     if report.intact:
         return "\n".join([*lines, f"{summary}intact"])
     summary += f"{len(report.bad)} bad, {len(report.damaged)} of the shards and indices damaged"

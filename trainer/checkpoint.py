@@ -218,7 +218,7 @@ def newest_valid(run: Path, notice: Callable[[str], None]) -> Path | None:
             return path
     if broken:
         newest_error = next(iter(broken.values()))
-        raise InputError(f"{run}: none of its {len(broken)} checkpoints can be read; the newest: {newest_error}")
+        raise InputError(f"{run}: no checkpoint can be read, of {len(broken)}; the newest: {newest_error}")
     return None
 
 

@@ -16,12 +16,16 @@ from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.progress import Progress
 from shards.remote import Remote
+from shards.wording import counted
 from trainer import checkpoint
 from trainer.alexnet import AlexNet, model_from_config
+from trainer.metrics import error_text
 from trainer.model_parallel import LayoutError
 from trainer.precision import Precision
 from trainer.rank import RankContext
 from trainer.run_folder import find_checkpoint
+
+TOP = 5  # of the classes
 
 
 @torch.inference_mode()
@@ -37,8 +41,9 @@ def evaluate(
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     except those that cannot be decoded.
 
-    `loader` has view "center" or "ten". All processes get the same numbers. With fewer than five classes top-5 means
-    all, and its error is 0. None when `should_stop`, which is called before each batch, returns True.
+    `loader` has view "center" or "ten". All processes get the same numbers. With at most five classes every
+    answer is right in the top 5, and "top5_error" is None. None when `should_stop`, which is called before each batch,
+    returns True.
     """
     model.eval()
     replicas = model.layout.replicas
@@ -54,13 +59,14 @@ def evaluate(
         # How many of this replica's images are real: the last batch is padded
         valid = len(range(batch.valid)[replicas.rank * len(labels) : (replicas.rank + 1) * len(labels)])
         labels, probabilities = labels[:valid], probabilities[:valid]
-        ranked = probabilities.topk(min(5, model.classes), dim=1).indices == labels[:, None]
+        ranked = probabilities.topk(min(TOP, model.classes), dim=1).indices == labels[:, None]
         counts += torch.stack([ranked[:, 0].sum(), ranked.sum(), (labels != BAD_LABEL).sum()])
         if progress:
             progress.advance(batch.valid)
     model.train()
     right1, right5, samples = replicas.all_reduce(counts).tolist()
-    return {"top1_error": 1 - right1 / samples, "top5_error": 1 - right5 / samples, "samples": samples}
+    top5_error = 1 - right5 / samples if model.classes > TOP else None
+    return {"top1_error": 1 - right1 / samples, "top5_error": top5_error, "samples": samples}
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,8 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
     state = checkpoint.load(file)
     if len(state["config"]["classes"]) != len(dataset.classes):
         raise InputError(
-            f"{file} was trained on {len(state['config']['classes'])} classes and {data} has {len(dataset.classes)}: "
+            f"{file} was trained on {counted(state['config']['classes'], 'class')} and {data} has "
+            f"{len(dataset.classes)}: "
             "give the data set it was trained on"
         )
     config = checkpoint.config_of(state, file)
@@ -114,8 +121,8 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
             print(json.dumps(report))
         else:
             print(
-                f"{file}, {split} split, {result['samples']} images, {crops} crop{'s' * (crops > 1)}: "
-                f"top-1 error {result['top1_error']:.2%}, top-5 error {result['top5_error']:.2%}"
+                f"{file}, {split} split, {counted(result['samples'], 'image')}, {counted(crops, 'crop')}: "
+                f"{error_text(result, digits=2)}"
             )
 
 

@@ -31,6 +31,7 @@ from torch.multiprocessing.spawn import spawn
 
 from pipeline.settings import prepare_environment
 from shards.errors import InputError
+from shards.wording import counted
 from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, unsharded_layout
 from trainer.preemption import SIGNALS, Preempted
 from trainer.rank import RankContext, reuse_memory
@@ -68,7 +69,7 @@ def launch(work: Work, gpus: int | None, device: str, *args: Any, parallel: str 
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if by_torchrun and gpus not in (None, world_size):
         raise InputError(
-            f"--gpus {gpus} but torchrun started {world_size} processes: make them equal, or leave --gpus out"
+            f"--gpus {gpus} but torchrun started {counted(world_size, 'process')}: make them equal, or leave --gpus out"
         )
     gpus = (world_size if by_torchrun else 1) if gpus is None else gpus
     if gpus < 1 or (parallel in ("towers", None) and gpus > 1 and gpus % 2):
@@ -116,8 +117,7 @@ def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
         if device == "cuda":
             raise InputError("--device cuda, but torch finds no CUDA device here: use --device cpu or auto")
         if not quiet:
-            where = {1: "one CPU process", 2: "two CPU processes"}.get(gpus, f"{gpus} CPU processes")
-            print(f"No CUDA device here: the two towers run in {where}.", file=sys.stderr)
+            print(f"No CUDA device here: this runs on the CPU, in {counted(gpus, 'process')}.", file=sys.stderr)
         return "cpu"
     if available < gpus:
         raise InputError(f"--gpus {gpus}, but this machine has {available}: use --gpus {available}, or --device cpu")

@@ -5,12 +5,13 @@
 
 `step` counts from 1 and is the number of updates so far; `epoch` counts from 0; `loss` is that step's mean
 cross-entropy in nats; `img_per_s` covers the steps since the line before, without evaluations; `data_wait` is the share
-of that time in which the first process only waited for the next batch, see `StepTimer`; errors are fractions.
+of that time in which the first process only waited for the next batch, see `StepTimer`; errors are fractions, and
+`top5_error` is null where there are at most five classes.
 """
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,18 @@ def rewind(run: Path, step: int, evaluated: bool) -> None:
     kept = [line for line in read(run) if line["step"] < step + (evaluated or line["kind"] == "train")]
     with atomic_write(run / FILE) as file:
         file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def step_text(line: Mapping[str, Any]) -> str:
+    """A step's line, to be shown."""
+    loss, lr, speed, wait = (line[name] for name in ("loss", "lr", "img_per_s", "data_wait"))
+    return f"loss {loss:#.5g} lr {lr:g} {speed:.0f} img/s data wait {wait:.0%}"
+
+
+def error_text(result: Mapping[str, Any], digits: int = 1) -> str:
+    """An evaluation's errors in percent, to be shown."""
+    errors = {"top-1": result["top1_error"], "top-5": result["top5_error"]}
+    return ", ".join(f"{name} error {error:.{digits}%}" for name, error in errors.items() if error is not None)
 
 
 class StepTimer:
@@ -130,7 +143,7 @@ class MetricsLogger:
         append(self.run, line)
         if self.summary_writer:
             for name, value in line.items():
-                if name not in ("kind", "step", "epoch", "crops", "samples"):
+                if name not in ("kind", "step", "epoch", "crops", "samples") and value is not None:
                     tag = f"{line['kind']}/{name}" + (f"_{line['crops']}_crops" if line.get("crops", 1) > 1 else "")
                     self.summary_writer.add_scalar(tag, value, line["step"])
             self.summary_writer.flush()

@@ -28,6 +28,7 @@ from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.progress import Progress
 from shards.remote import locate
+from shards.wording import counted
 from trainer import checkpoint, metrics
 from trainer.alexnet import model_from_config
 from trainer.config import PLATEAU, TrainConfig
@@ -310,8 +311,7 @@ class Trainer:
 
     def _show_step(self, line: dict[str, Any]) -> None:
         """A step on the console: in the bar on a terminal, otherwise a line of its own."""
-        text = f"loss {line['loss']:.4f} lr {line['lr']:g} {line['img_per_s']:.0f} img/s"
-        text += f" data wait {line['data_wait']:.0%}"
+        text = metrics.step_text(line)
         validated = f" val top-1 {list(self.errors.values())[-1]:.1%}" if self.errors else ""
         self.progress.note(text + validated, f"step {self.step}/{self.last_step} epoch {self._epoch} {text}")
 
@@ -320,8 +320,8 @@ class Trainer:
         assert self.logger
         self.logger.log({"kind": "eval", "step": self.step, "epoch": self._epoch, "crops": crops, **result})
         self.progress.say(
-            f"step {self.step}/{self.last_step} epoch {self._epoch} val error{' of ten crops' * (crops > 1)}: "
-            f"top-1 {result['top1_error']:.1%}, top-5 {result['top5_error']:.1%} of {result['samples']}"
+            f"step {self.step}/{self.last_step} epoch {self._epoch} val{' of ten crops' * (crops > 1)}: "
+            f"{metrics.error_text(result)} of {counted(result['samples'], 'image')}"
         )
 
     def _check_finite(self, wait: bool = False) -> None:

@@ -26,7 +26,7 @@ def read_lines(run: Path) -> dict[str, Points]:
     losses = smooth(np.array([entry["loss"] for entry in trained])) / 4
     return {
         "top-1 error": [(entry["step"], entry["top1_error"]) for entry in evaluated],
-        "top-5 error": [(entry["step"], entry["top5_error"]) for entry in evaluated],
+        "top-5 error": [(entry["step"], entry["top5_error"]) for entry in evaluated if entry["top5_error"] is not None],
         LOSS: list(zip((entry["step"] for entry in trained), losses.tolist(), strict=True)),
     }
 

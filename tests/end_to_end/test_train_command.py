@@ -100,4 +100,4 @@ def test_devices_that_are_not_there(data, tmp_path, run_cli):
     assert refused.returncode != 0 and "torch finds no CUDA device" in refused.stderr
     words = ["train", "--data", data, "--out", tmp_path / "b", "--gpus", 2, "--steps", 1]
     output = run_cli(*words, "--width", 0.05, "--batch-size", 8).stderr
-    assert output.count("No CUDA device here: the two towers run in two CPU processes.") == 1
+    assert output.count("No CUDA device here: this runs on the CPU, in 2 processes.") == 1

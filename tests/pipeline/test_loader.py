@@ -71,7 +71,7 @@ def test_bad_input_is_named(data, tmp_path):
     dataset = Dataset.load(data)
     with pytest.raises(InputError, match=r"--batch-size 9 does not divide by 2"):
         loader_of(dataset, batch_size=9, rank_slice=RankSlice(0, 2))
-    with pytest.raises(InputError, match="choose a smaller --batch-size"):
+    with pytest.raises(InputError, match="fewer than one batch of 1000: choose a --batch-size of at most 96"):
         loader_of(dataset, batch_size=1000)
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)

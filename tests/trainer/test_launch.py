@@ -15,7 +15,7 @@ import torch.distributed as dist
 from shards.errors import InputError
 from tests.conftest import PROJECT
 from trainer import metrics
-from trainer.launch import GRACE, launch
+from trainer.launch import GRACE, choose_device, launch
 from trainer.preemption import PreemptionHandler
 
 
@@ -81,3 +81,11 @@ def test_a_rank_that_is_killed_takes_the_others_down_and_is_named(data, tmp_path
     assert run.returncode == 1
     assert re.search(r"Error: rank \d of 2 was ended by SIGKILL", errors), errors
     assert not any(os.path.exists(f"/proc/{pid}") for pid in ranks)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_cpu_is_announced_whatever_the_layout(capsys):
+    """Not as so many towers: with --parallel data each process has both."""
+    for processes, counted in ((1, "1 process"), (3, "3 processes")):
+        assert choose_device("auto", processes) == "cpu"
+        assert capsys.readouterr().err == f"No CUDA device here: this runs on the CPU, in {counted}.\n"

@@ -20,6 +20,23 @@ def test_tensorboard_and_profile(small_data, tmp_path):
     assert "traceEvents" in json.loads((out / "trace-5-9.json").read_text())
 
 
+def test_a_step_and_an_evaluation_are_shown_in_few_digits():
+    line = {"loss": 6.90775, "lr": 0.01, "img_per_s": 130.2, "data_wait": 0.051}
+    assert metrics.step_text(line) == "loss 6.9078 lr 0.01 130 img/s data wait 5%"
+    assert metrics.step_text({**line, "loss": 1.2e29}).startswith("loss 1.2000e+29 lr")
+    assert metrics.error_text({"top1_error": 0.25, "top5_error": 0.0}) == "top-1 error 25.0%, top-5 error 0.0%"
+    assert metrics.error_text({"top1_error": 0.25, "top5_error": None}, digits=2) == "top-1 error 25.00%"
+
+
+def test_an_error_that_says_nothing_is_not_in_tensorboard(tmp_path):
+    logged = []
+    logger = metrics.MetricsLogger(tmp_path, 0, False, tensorboard=True)
+    logger.summary_writer.add_scalar = lambda *values: logged.append(values)
+    line = {"kind": "eval", "step": 3, "epoch": 0, "crops": 1, "top1_error": 0.5, "top5_error": None, "samples": 9}
+    logger.log(line)
+    assert logged == [("eval/top1_error", 0.5, 3)] and metrics.read(tmp_path) == [line]
+
+
 def test_the_step_timer_distinguishes_waiting_from_working(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
