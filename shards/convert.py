@@ -8,7 +8,9 @@ that was killed continues with the shards that it had not finished.
 
 import hashlib
 import json
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -80,6 +82,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
         catalog = Catalog(out / CATALOG)
         for name, images in source.splits.items():
             catalog.add(name, images, source.classes)
+        _give_notice(source.notices, options.strict)
         plan = plan or _plan(options, source, catalog.digest())
         if finished := load_finished(out, plan):
             return finished
@@ -100,6 +103,14 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
         return dataset
 
 
+def _give_notice(notices: Sequence[str], strict: bool) -> None:
+    """Prints a source's notices. Raises InputError when there are some although that is not allowed."""
+    if strict and notices:
+        raise InputError(f"--strict: {'; '.join(notices)}")
+    for text in notices:
+        print(f"notice: {text}", file=sys.stderr, flush=True)
+
+
 def _stamp(source: Source) -> str:
     """Identifies archives by their names and lengths."""
     return repr([(str(path.relative_to(source.root)), path.stat().st_size) for path in source.containers])
@@ -108,6 +119,7 @@ def _stamp(source: Source) -> str:
 def _plan(options: ConvertOptions, source: Source, images: str) -> str:
     """Identifies the data set to be written: the options, the classes, and what identifies the images."""
     content = [FORMAT, options.image._asdict(), options.shard_size, options.seed, source.kind, source.classes, images]
+    content += [hashlib.sha256(path.read_bytes()).hexdigest() for path in source.label_files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

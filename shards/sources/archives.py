@@ -1,6 +1,6 @@
 """ImageNet's official archives: a tar of one tar for each class, and a flat one for validation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from shards import tars
 from shards.errors import InputError
 from shards.sources.base import Source, SourceImage
 from shards.sources.labels import class_words, val_labels
+from shards.sources.match import Labels
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
@@ -19,10 +20,14 @@ def find_archives(root: Path) -> Source:
     class_tars = _class_tars(train)
     classes = tuple(wnid for wnid, _ in class_tars)
     splits, containers = {"train": _train_images(train, class_tars)}, [train]
-    if val.exists():
-        splits["val"] = _val_images(val, val_labels(root, classes))
+    notices: list[str] = []
+    labels = val_labels(root, None, classes) if val.exists() else None
+    if labels:
+        splits["val"] = _val_images(val, labels, notices)
         containers.append(val)
-    return Source("archives", root, classes, splits, class_words(root), tuple(containers))
+    return Source(
+        "archives", root, classes, splits, class_words(root), tuple(containers), notices, labels.files if labels else ()
+    )
 
 
 def _class_tars(train: Path) -> list[tuple[str, tars.Member]]:
@@ -49,7 +54,8 @@ def _train_images(train: Path, class_tars: list[tuple[str, tars.Member]]) -> Ite
                 yield SourceImage(TRAIN_ARCHIVE, offset, size, f"train/{wnid}/{name}", label)
 
 
-def _val_images(val: Path, label_of: Callable[[str], int]) -> Iterator[SourceImage]:
+def _val_images(val: Path, labels: Labels, notices: list[str]) -> Iterator[SourceImage]:
     with tars.opened(val) as file:
         for name, offset, size in tars.members(file, str(val)):
-            yield SourceImage(VAL_ARCHIVE, offset, size, f"val/{name}", label_of(name))
+            yield SourceImage(VAL_ARCHIVE, offset, size, f"val/{name}", labels(name))
+    notices += labels.unclaimed()

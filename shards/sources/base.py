@@ -39,7 +39,8 @@ class SourceImage(NamedTuple):
 class Source:
     """The images at a root. `classes[i]` names class number i (for ImageNet the sorted WNIDs), `words` says in English
     what some of them are, `splits` lists each split's images in a fixed order, `containers` are the archives that hold
-    them all (none where every image is a file of its own)."""
+    them all (none where every image is a file of its own). `notices` says what was found and not taken, or is doubtful;
+    it is complete when all splits have been listed. `label_files` are read for labels, beside the images."""
 
     kind: str
     root: Path
@@ -47,6 +48,8 @@ class Source:
     splits: Mapping[str, Iterable[SourceImage]]
     words: Mapping[str, str] = field(default_factory=dict)
     containers: tuple[Path, ...] = ()
+    notices: list[str] = field(default_factory=list)
+    label_files: tuple[Path, ...] = ()
 
 
 def split_of(path: Path) -> str | None:

@@ -2,12 +2,13 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shards.errors import InputError
 from shards.sources.base import KINDS, Source, SourceImage
-from shards.sources.labels import class_words, val_labels
+from shards.sources.labels import class_words, find_labels, val_labels
+from shards.sources.match import Labels, normal
 
 
 def find_folders(root: Path) -> Source:
@@ -21,18 +22,34 @@ def find_folders(root: Path) -> Source:
     if not classes:
         raise InputError(f"{train} has no class folders: {layout}")
     splits = {"train": class_images(root, "train", classes)}
+    notices: list[str] = []
+    labels = None
     if val.is_dir():
-        val_classes = subfolders(val)
-        unknown = sorted(set(val_classes) - set(classes))
-        if unknown:
-            raise InputError(f"{val / unknown[0]} is a class that train lacks: move its images to a known one")
-        if val_classes:
-            splits["val"] = class_images(root, "val", classes)
-        elif any(val.iterdir()):
-            splits["val"] = flat_images(root, "val", val_labels(root, classes))
+        labels = _val_labels(root, classes)
+        if labels:
+            splits["val"] = flat_images(root, "val", labels, notices)
         else:
-            raise InputError(f"{val} holds no class folders with files: fill it or remove it ({layout})")
-    return Source("folders", root, classes, splits, class_words(root))
+            splits["val"] = class_images(root, "val", classes)
+    label_files = labels.files if labels else ()
+    return Source("folders", root, classes, splits, class_words(root), notices=notices, label_files=label_files)
+
+
+def _val_labels(root: Path, classes: tuple[str, ...]) -> Labels | None:
+    """The labels of images that lie in no class folders; None where they do."""
+    val = root / "val"
+    val_classes = subfolders(val)
+    known = {normal(name) for name in classes}
+    unknown = [name for name in val_classes if normal(name) not in known]
+    if len(unknown) == len(val_classes) and (labels := find_labels(root, val, classes)):
+        return labels
+    if unknown:
+        raise InputError(f"{val / unknown[0]} is a class that train lacks: move its images to a known one")
+    if val_classes:
+        return None
+    if any(val.iterdir()):
+        return val_labels(root, val, classes)  # which says what is missing
+    layout = f"expected {KINDS['folders']}"
+    raise InputError(f"{val} holds no class folders with files: fill it or remove it ({layout})")
 
 
 def subfolders(folder: Path) -> tuple[str, ...]:
@@ -48,15 +65,23 @@ def class_images(root: Path, split: str, classes: Iterable[str]) -> Iterator[Sou
         if other != name:
             raise InputError(f"{root / split}: {other} and {name} are one folder: an image has one class")
     entered = {_identity(os.stat(root / split)), *owners}
+    folders: dict[str, str] = {}
+    for name in owners.values():
+        other = folders.setdefault(normal(name), name)
+        if other != name:
+            raise InputError(f"{root / split}: {other} and {name} are one name in two Unicode forms: rename one")
     for label, name in enumerate(classes):
-        if (root / split / name).is_dir():
-            yield from _files(root, f"{split}/{name}", label, entered)
+        if folder := folders.get(normal(name)):
+            yield from _files(root, f"{split}/{folder}", label, entered)
 
 
-def flat_images(root: Path, folder: str, label_of: Callable[[str], int]) -> Iterator[SourceImage]:
-    """The images of a folder of all classes, whose labels are known by name."""
+def flat_images(root: Path, folder: str, labels: Labels, notices: list[str]) -> Iterator[SourceImage]:
+    """The images of a folder of all classes, whose labels are known by name, and a notice of labels left over."""
+    lists = {str(path) for path in labels.files}
     for image in _files(root, folder, 0, {_identity(os.stat(root / folder))}):
-        yield image._replace(label=label_of(image.name))
+        if str(root / image.name) not in lists:
+            yield image._replace(label=labels(image.name.removeprefix(f"{folder}/")))
+    notices += labels.unclaimed()
 
 
 def _files(root: Path, folder: str, label: int, entered: set[tuple[int, int]]) -> Iterator[SourceImage]:

@@ -19,9 +19,13 @@ def find_kaggle(root: Path) -> Source:
     if not classes:
         raise InputError(f"{images / 'train'} has no class folders: expected {KINDS['kaggle']}")
     splits = {"train": class_images(root, f"{folder}/train", classes)}
-    if (images / "val").is_dir():
-        splits["val"] = flat_images(root, f"{folder}/val", val_labels(root, classes))
-    return Source("kaggle", root, classes, splits, class_words(root))
+    notices: list[str] = []
+    labels = val_labels(root, images / "val", classes) if (images / "val").is_dir() else None
+    if labels:
+        splits["val"] = flat_images(root, f"{folder}/val", labels, notices)
+    return Source(
+        "kaggle", root, classes, splits, class_words(root), notices=notices, label_files=labels.files if labels else ()
+    )
 
 
 def kaggle_images(root: Path) -> Path | None:

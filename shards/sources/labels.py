@@ -4,50 +4,51 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from shards import tars
 from shards.errors import InputError
+from shards.sources.match import LabelList, Labels, Line
 
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's: ImageId,PredictionString ("n01978287 85 1 499 272")
 MAPPING = "val.txt"  # a line each: FILE CLASS, CLASS being a number from 0 or a WNID
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-WORDS = ("LOC_synset_mapping.txt", "synset_words.txt")  # a line each: "n01440764 tench, Tinca tinca"
+ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's, a line each: FILE WNID X Y X Y, with tabs between them
+WORDS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")  # a line each: "n01440764 tench, Tinca tinca"
 MAX_DEVKIT = 256 * 2**20  # bytes, decompressed; the true one has 2.5 MB
 
 
-def val_labels(root: Path, classes: Sequence[str]) -> Callable[[str], int]:
-    """A function from a validation file's name (ILSVRC2012_val_00000001.JPEG) to its class number.
+def find_labels(root: Path, images: Path | None, classes: Sequence[str]) -> Labels | None:
+    """The labels of validation images by their names, from every list beside them; None where there is no list.
 
-    Raises: InputError when `root` has no labels or they cannot be read; the function, for a file without a label.
+    Args: images: the folder of the images, which may hold a list too. The devkit is read where there is no other list.
+    Raises: InputError when a list cannot be read; the labels, for an image without one, or with two.
     """
-    if (root / SOLUTION).exists():
-        path = root / SOLUTION
-        wnids = _read_solution(path)
-    elif (root / MAPPING).exists():
-        path = root / MAPPING
-        wnids = _read_mapping(path, classes)
-    elif (root / DEVKIT).exists():
-        path = root / DEVKIT
-        wnids = _read_devkit(path)
-    else:
+    lists = [LabelList(path, read(path)) for path, read in _lists(root, images)]
+    if not lists and (root / DEVKIT).exists():
+        lists = [LabelList(root / DEVKIT, _read_devkit(root / DEVKIT))]
+    return Labels(lists, classes) if lists else None
+
+
+def val_labels(root: Path, images: Path | None, classes: Sequence[str]) -> Labels:
+    """What `find_labels` finds. Raises InputError when there is none."""
+    labels = find_labels(root, images, classes)
+    if labels is None:
         wanted = f"{DEVKIT}, {SOLUTION} or {MAPPING}"
         raise InputError(f"{root} has no labels for its validation images: put {wanted} there")
-    number = {wnid: label for label, wnid in enumerate(classes)}
+    return labels
 
-    def label_of(name: str) -> int:
-        stem = Path(name).stem
-        if stem not in wnids:
-            raise InputError(f"{path} has no label for {name}: bring the labels of these very images")
-        if wnids[stem] not in number:
-            raise InputError(f"{path} says that {name} is of class {wnids[stem]}, which the train split lacks")
-        return number[wnids[stem]]
 
-    return label_of
+def _lists(root: Path, images: Path | None) -> Iterator[tuple[Path, Callable[[Path], list[Line]]]]:
+    """The lists of labels that are there, but for the devkit, and what reads each."""
+    for folder in filter(None, (root, images)):
+        for name, read in READERS.items():
+            if (folder / name).exists():
+                yield folder / name, read
 
 
 def class_words(root: Path) -> dict[str, str]:
@@ -55,8 +56,8 @@ def class_words(root: Path) -> dict[str, str]:
     that cannot be read gives none."""
     path = next((root / name for name in WORDS if (root / name).is_file()), None)
     if path:
-        pairs = (line.partition(" ") for line in _read_text(path).splitlines())
-        return {wnid: words.strip() for wnid, _, words in pairs if words.strip()}
+        pairs = (line.split(maxsplit=1) for line in _read_text(path).splitlines())
+        return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
     if (root / DEVKIT).is_file():
         try:
             return dict(_synsets(root / DEVKIT, _devkit_files(root / DEVKIT)[META]).values())
@@ -65,38 +66,63 @@ def class_words(root: Path) -> dict[str, str]:
     return {}
 
 
-def _read_solution(path: Path) -> dict[str, str]:
-    """The WNID of each image, by its name without suffix, as of the other readers here."""
+def _read_solution(path: Path) -> list[Line]:
     try:
         rows = csv.DictReader(io.StringIO(_read_text(path)))
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+        lines = []
+        for row in rows:
+            # A box of an object each: its class and its four sides
+            named = list(dict.fromkeys(row["PredictionString"].split()[::5]))
+            lines += [Line(rows.line_num, row["ImageId"].strip(), name) for name in named]
+            if not named:
+                raise IndexError(f"line {rows.line_num} names no class")
+        return lines
     except (KeyError, IndexError, AttributeError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is not Kaggle's list of ImageId,PredictionString ({error!r})") from None
 
 
-def _read_mapping(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    wnids = {}
+def _read_mapping(path: Path) -> list[Line]:
+    lines = []
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
             file, named = line.replace(",", " ").split()
-            wnids[Path(file).stem] = classes[int(named)] if named.isdigit() else named
-        except (ValueError, IndexError):
-            form = f"FILE CLASS with CLASS from 0 to {len(classes) - 1} or a WNID"
+        except ValueError:
+            form = "FILE CLASS with CLASS as a number from 0 or a WNID"
             raise InputError(f"{path}, line {number}: {line[:80]!r} is not {form}") from None
-    return wnids
+        lines.append(Line(number, file, named))
+    return lines
 
 
-def _read_devkit(path: Path) -> dict[str, str]:
+def _read_annotations(path: Path) -> list[Line]:
+    lines = []
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
+        file, _, rest = line.partition("\t")
+        named = rest.partition("\t")[0].strip()
+        if named:
+            lines.append(Line(number, file, named))
+        elif line.strip():
+            form = "Tiny ImageNet's FILE WNID X Y X Y with tabs between them"
+            raise InputError(f"{path}, line {number}: {line[:80]!r} is not {form}")
+    return lines
+
+
+def _read_devkit(path: Path) -> list[Line]:
     """The ground truth has ILSVRC's own ids, which count from 1; meta.mat maps each to its WNID."""
     files = _devkit_files(path)
     wnids = {identity: wnid for identity, (wnid, _) in _synsets(path, files[META]).items()}
     try:
         identities = [int(line) for line in files[TRUTH].split()]
-        return {f"ILSVRC2012_val_{number:08d}": wnids[identity] for number, identity in enumerate(identities, 1)}
+        return [
+            Line(number, f"ILSVRC2012_val_{number:08d}", wnids[identity])
+            for number, identity in enumerate(identities, 1)
+        ]
     except (ValueError, KeyError) as error:
         raise InputError(f"{path}: {TRUTH} is not a list of ILSVRC2012 ids ({error!r}): download it again") from None
+
+
+READERS = {SOLUTION: _read_solution, MAPPING: _read_mapping, ANNOTATIONS: _read_annotations}
 
 
 def _devkit_files(path: Path) -> dict[str, bytes]:

@@ -49,7 +49,7 @@ HEADING = "ImageId,PredictionString\n"
         (spoil_mapping, "nothing_00000001.JPEG 0\n", r"val\.txt has no label for ILSVRC2012_val_00000001\.JPEG"),
         (spoil_mapping, f"\n{STEM}.JPEG 8\n", r"val\.txt, line 2: .*8' is not FILE CLASS with CLASS from 0 to 7"),
         (spoil_mapping, f"{STEM}.JPEG -1\n", "is of class -1, which the train split lacks"),
-        (spoil_mapping, f"{STEM}.JPEG ²\n", "line 1: .* is not FILE CLASS"),
+        (spoil_mapping, f"{STEM}.JPEG ²\n", "is of class ², which the train split lacks"),
         (spoil_mapping, f"{STEM}.JPEG\n", "line 1: .* is not FILE CLASS"),
         (spoil_mapping, f"{STEM}.JPEG 1 2\n", "line 1: .* is not FILE CLASS"),
         (spoil_devkit, None, "has no labels for its validation images"),
