@@ -344,13 +344,14 @@ def verify(data: Path, decode: bool, quarantine: bool, as_json: bool, workers: i
 @DATA
 @located
 @JSON
-def info(data: Any, as_json: bool) -> None:
+@click.option("--classes", "all_classes", is_flag=True, help="List all classes, not only the first.")
+def info(data: Any, as_json: bool, all_classes: bool) -> None:
     """Show what a data set holds: samples, sizes, classes."""
     from shards.dataset import Dataset
     from shards.info import describe, table
 
     about = describe(Dataset.load(data))
-    show_json_or(as_json, about, table(about))
+    show_json_or(as_json, about, table(about, all_classes))
 
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:

@@ -6,8 +6,12 @@ import numpy as np
 
 from shards.dataset import FILE, Dataset
 from shards.records import from_json, to_json
+from shards.wording import counted
 
 SCHEMA = 1
+SHOWN = (
+    10  # classes, and skipped files after a conversion, that are named unless all are asked for; dataset.json has all
+)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -44,11 +48,20 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         **{name: getattr(dataset, name) for name in ("source", "seed", "size", "quality", "max_pixels")},
         "fingerprint": dataset.fingerprint,
         "splits": splits,
+        "class_list": [
+            {
+                "number": number,
+                "name": name,
+                "words": dataset.words.get(name),
+                "samples": {key: split.class_counts[number] for key, split in dataset.splits.items()},
+            }
+            for number, name in enumerate(dataset.classes)
+        ],
     }
 
 
-def table(about: dict[str, Any]) -> str:
-    """The same for a person: a line a fact, a column a split."""
+def table(about: dict[str, Any], all_classes: bool = False) -> str:
+    """The same for a person: a line a fact, a column a split; then the classes, or the first of them."""
     splits = [from_json(split) for split in about["splits"].values()]
 
     def sizes(split: dict[str, Any]) -> str:
@@ -77,13 +90,33 @@ def table(about: dict[str, Any]) -> str:
     ]
     stored = f"stored {about['size']} x {about['size']}, quality {about['quality']}" if about["size"] else "of own size"
     seed = f", seed {about['seed']}" if about["seed"] is not None else ""
-    lines = [f"{about['root']}: {about['classes']:,} classes from {about['source']}, images {stored}{seed}"]
+    lines = [f"{about['root']}: {counted(about['classes'], 'class')} from {about['source']}, images {stored}{seed}"]
     widths = [max(len(row[1][i]) for row in rows) for i in range(len(about["splits"]))]
     widths = [max(width, len(name)) for width, name in zip(widths, about["splits"], strict=True)]
     for fact, values in [("", list(about["splits"])), *rows]:
         cells = "  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
         lines.append(f"{fact:<31} {cells}".rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_class_lines(about, all_classes)])
+
+
+def _class_lines(about: dict[str, Any], all_classes: bool) -> list[str]:
+    """A line a class: its number, its name with what that means in English, its samples in each split."""
+    classes = about["class_list"] if all_classes else about["class_list"][:SHOWN]
+    names = [_printable(f"{entry['name']} {entry['words'] or ''}".strip()) for entry in classes]
+    width = max([len("class"), *map(len, names)])
+    lines = [f"{'number':>6}  {'class':<{width}}{''.join(f'{split:>10}' for split in about['splits'])}"]
+    for entry, name in zip(classes, names, strict=True):
+        samples = "".join(f"{count:>10,}" for count in entry["samples"].values())
+        lines.append(f"{entry['number']:>6}  {name:<{width}}{samples}")
+    if more := about["classes"] - len(classes):
+        lines.append(f"and {more:,} more: --classes shows all")
+    return lines
+
+
+def _printable(text: str) -> str:
+    """A name in at most 60 characters: a folder's may hold what no terminal shows."""
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _bytes(count: float) -> str:
@@ -94,14 +127,14 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-SHOWN = 10  # skipped files that are named after a conversion; dataset.json has all
-
-
 def written(dataset: Dataset) -> str:
     """What a conversion wrote and what it skipped, for a person."""
     lines = []
     for name, split in dataset.splits.items():
-        counts = [f"{split.samples} samples in {len(split.shards)} shards", f"{len(split.skipped)} skipped"]
+        counts = [
+            f"{counted(split.samples, 'sample')} in {counted(split.shards, 'shard')}",
+            f"{len(split.skipped)} skipped",
+        ]
         counts += [f"{count} {kind} re-encoded" for kind, count in split.reencoded.items()]
         counts += [f"{split.scaled_down} scaled down"] if split.scaled_down else []
         lines.append(f"{name}: {', '.join(counts)}")
