@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 KINDS = {
-    "folders": "ROOT/train/WNID/*.JPEG and, if there, ROOT/val/WNID/*.JPEG",
+    "folders": "ROOT/train/CLASS/*.JPEG and, if there, ROOT/val/CLASS/*.JPEG, CLASS being any folder's name",
     "archives": "ROOT/ILSVRC2012_img_train.tar and, if there, ROOT/ILSVRC2012_img_val.tar with its labels",
-    "kaggle": "ROOT/ILSVRC/Data/CLS-LOC/train/WNID/*.JPEG, ROOT/LOC_val_solution.csv",
+    "kaggle": "ROOT/ILSVRC/Data/CLS-LOC/train/CLASS/*.JPEG, ROOT/LOC_val_solution.csv",
     "parquet": "ROOT/data/train-*.parquet, or in ROOT itself",
     "webdataset": "ROOT/*train*.tar of .jpg and .cls members",
 }

@@ -25,7 +25,7 @@ def bad(words, data, run):
 @pytest.mark.parametrize(
     "words, complaint",
     [
-        (["shard", "--imagenet-root", "NOWHERE", "--out", "NEW"], "is not a folder: expected ROOT/train/WNID"),
+        (["shard", "--imagenet-root", "NOWHERE", "--out", "NEW"], "is not a folder: expected ROOT/train/CLASS"),
         (["shard", "--imagenet-root", "RUN", "--out", "NEW"], "holds none of the known layouts: expected ROOT/train"),
         (["shard", "--imagenet-root", "DATA", "--out", "NEW", "--shard-size", "big"], "write it like 256MiB"),
         (["train", "--data", "NOWHERE", "--out", "NEW"], "give the --out of `python cli.py shard`"),

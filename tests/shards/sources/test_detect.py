@@ -36,7 +36,7 @@ def test_of_two_layouts_one_must_be_chosen(tiny_samples, tmp_path):
 @pytest.mark.parametrize(
     "kind, complaint",
     [
-        ("folders", "has no folder train: expected ROOT/train/WNID"),
+        ("folders", "has no folder train: expected ROOT/train/CLASS"),
         ("archives", r"ILSVRC2012_img_train\.tar cannot be read: No such file"),
         ("kaggle", "holds no ILSVRC/Data/CLS-LOC/train"),
         ("parquet", "holds no parquet files: expected ROOT/data/train-"),
