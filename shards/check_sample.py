@@ -27,10 +27,8 @@ class SampleCheck(NamedTuple):
 def check_sample(file: int, where: str, sample: tars.TarSample, decode: bool) -> SampleCheck:
     """Reads a sample's parts from an open tar. With `decode` its image is decoded completely, otherwise its header is
     read and its end looked for. An image whose checksum is known (our tars have it) is compared with that."""
-    if sample.image is None:
-        return SampleCheck(problem=f"it has no image ({', '.join(tars.IMAGE_EXTENSIONS[:4])})")
-    if "cls" not in sample.parts:
-        return SampleCheck(problem="it has no .cls")
+    if (fault := sample.fault) or sample.image is None:
+        return SampleCheck(problem=f"it has {fault}")
     try:
         label = read_label(file, where, sample)
     except InputError as error:

@@ -1,6 +1,5 @@
 """Describes WebDataset tars that others made, so that they can be trained on as they are. No tar is written to."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,15 +82,13 @@ def describe_tar(tar: Path) -> DescribedTar:
     """Describes a tar and writes its index where it has none."""
     entries, bad, images, count = [], [], [], 0
     names: dict[int, set[str]] = {}
-    # Samples are identified by their keys: of several with one key, none can be used
-    times = Counter(plain(sample.key) for sample in tars.samples(tar))
+    repeated = _repeated(tar)
     with tars.opened(tar) as file:
         for sample in tars.samples(tar):
             check = check_sample(file, str(tar), sample, decode=False)
             count += 1
             key = plain(sample.key)
-            problem = "its key comes twice in the shard" if times[key] > 1 else check.problem
-            if problem:
+            if problem := repeated.get(key, check.problem):
                 bad.append(Quarantined(tar.name, key, problem))
             else:
                 entries.append(entry(sample.parts))
@@ -105,3 +102,16 @@ def describe_tar(tar: Path) -> DescribedTar:
         raise InputError(f"{path} does not list the samples of {tar.name} that can be used: delete it, then try again")
     shard = Shard(tar.name, count, tar.stat().st_size, sha256(tar))
     return DescribedTar(shard, tuple(bad), np.array(images, np.int32).reshape(-1, 3), names)
+
+
+def _repeated(tar: Path) -> dict[str, str]:
+    """The keys that come more than once in a tar, and why. Samples are identified by their keys: of several with one
+    key, none can be used."""
+    extensions: dict[str, tuple[str, ...]] = {}
+    repeated = {}
+    for sample in tars.samples(tar):
+        key = plain(sample.key)
+        if key in extensions:
+            repeated[key] = tars.repeated(extensions[key], sample.parts)
+        extensions[key] = tuple(sample.parts)
+    return repeated

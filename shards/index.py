@@ -67,8 +67,8 @@ def positions(entries: Sequence[str], tar: Path | str) -> np.ndarray:
         for line in entries:
             fields = line.split()
             extensions = fields[::4]
-            image = 4 * next(i for i, extension in enumerate(extensions) if extension in tars.IMAGE_EXTENSIONS)
-            number = 4 * next(i for i, extension in enumerate(extensions) if extension == "cls")
+            image = 4 * next(i for i, extension in enumerate(extensions) if extension.lower() in tars.IMAGE_EXTENSIONS)
+            number = 4 * next(i for i, extension in enumerate(extensions) if extension.lower() == "cls")
             found.append(tuple(map(int, (fields[at] for at in (image + 1, number + 1, image + 2, number + 2)))))
         return np.array(found, POSITION)
     except StopIteration:

@@ -2,25 +2,32 @@
 
 The standard library's tarfile trusts the size that a header declares (a long name of 2^60 bytes is read into memory)
 and keeps every member it has seen. Here a name is at most some kilobytes, a size beyond the tar's end is an error, and
-names are never used as paths: links, devices and folders are skipped.
+names are never used as paths: links, devices and folders are skipped. Tars that lie one behind the other in a file are
+read as one (GNU tar's --ignore-zeros): the empty blocks that end the first hide nothing.
 """
 
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import InputError
+from shards.hidden import is_hidden
 
 BLOCK = 512  # bytes; headers and data fill a multiple of it
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "JPEG", "JPG")  # of a sample's image
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")  # of a sample's image, in lower or upper case
 MAX_TEXT = 64 * 1024  # bytes of a long name, an extended header or a description
 MAX_PARTS = 64  # files of one sample
+REMEDY = "it is damaged or cut short: bring an undamaged copy"
 FILES = b"0\0007"
+# How files begin that were compressed, and what decompresses them
+COMPRESSED = {b"\x1f\x8b": "gzip -dc", b"BZh": "bzip2 -dc", b"\xfd7zXZ": "xz -dc", b"\x28\xb5\x2f\xfd": "zstd -dc"}
+SHOWN = 6  # extensions in a message
+SCANNED = 64 * 1024  # bytes that are looked at together for the end of empty blocks
 RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")  # how a line of a pax header begins
 WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: whatever size they declare, no data follows
 
@@ -34,7 +41,8 @@ class Member(NamedTuple):
 
 
 class TarSample(NamedTuple):
-    """Adjacent members with one key (WebDataset's convention: the name up to its first dot), by extension."""
+    """Adjacent members with one key (WebDataset's convention: the name up to its first dot), by extension, which counts
+    in lower and upper case."""
 
     key: str
     parts: dict[str, Member]
@@ -42,7 +50,27 @@ class TarSample(NamedTuple):
     @property
     def image(self) -> Member | None:
         """The first image in the tar, which is the one that DALI's reader takes."""
-        return next((part for extension, part in self.parts.items() if extension in IMAGE_EXTENSIONS), None)
+        return next((part for extension, part in self.parts.items() if extension.lower() in IMAGE_EXTENSIONS), None)
+
+    def part(self, extension: str) -> Member | None:
+        """The part of this extension, which is given in lower case."""
+        return next((part for other, part in self.parts.items() if other.lower() == extension), None)
+
+    @property
+    def fault(self) -> str | None:
+        """Why it is not one image with one class number, and what it has instead; None when it is one."""
+        endings = {extension.lower() for extension in self.parts if "." in extension}
+        stems = (ending.rpartition(".")[0] for ending in endings if ending.rpartition(".")[2] in IMAGE_EXTENSIONS)
+        if self.image is None:
+            what = f"no image ({', '.join(IMAGE_EXTENSIONS)}), only"
+        elif self.part("cls") is None:
+            what = "no .cls, only"
+        elif any(f"{stem}.cls" in endings for stem in stems):
+            what = "the files of several samples,"
+        else:
+            return None
+        hint = " (a key ends at the first dot of a name: put another character there)" if endings else ""
+        return f"{what} {listed(self.parts)}{hint}"
 
     @property
     def name(self) -> str:
@@ -67,30 +95,33 @@ def members(file: int | bytes, where: str, start: int = 0, end: int | None = Non
 
     if end is None:
         end = len(file) if isinstance(file, bytes) else os.fstat(file).st_size
-    position, long_name, long_size = start, None, None
-    remedy = "it is damaged or cut short: bring an undamaged copy"
+    position, long_name, long_size, ended = start, None, None, False
     while position < end:
         header = read(min(BLOCK, end - position), position)
-        if len(header) < BLOCK:
-            break
-        if header == bytes(BLOCK):
-            return
+        if header == bytes(len(header)) and (ended or len(header) == BLOCK):
+            position, ended = _after_zeros(read, position, start, end), True
+            continue
         try:
-            if _sum(header) - sum(header[148:156]) + 8 * 32 != _number(header[148:156]):
-                raise ValueError("wrong checksum")
+            _check(header)
             size = _number(header[124:136]) if long_size is None else long_size
         except ValueError as error:
-            raise InputError(f"{where}: no tar header at byte {position - start} ({error}): {remedy}") from None
+            if ended:
+                raise InputError(_behind_end(where, position - start, end - position)) from None
+            if compression := _compression(header) if position == start else None:
+                raise InputError(f"{where} is compressed: decompress it (`{compression} OLD > NEW.tar`)") from None
+            if len(header) < BLOCK:
+                break
+            raise InputError(f"{where}: no tar header at byte {position - start} ({error}): {REMEDY}") from None
         kind = header[156]
         name = _name(header) if long_name is None else long_name
-        data, long_size = position + BLOCK, None
+        data, long_size, ended = position + BLOCK, None, False
         if kind in WITHOUT_DATA:
             size = 0
         if data + size > end:
-            raise InputError(f"{where}: {name[:80]!r} declares {size} bytes and {end - data} are left: {remedy}")
+            raise InputError(f"{where}: {name[:80]!r} declares {size} bytes and {end - data} are left: {REMEDY}")
         if kind in b"LxK":
             if size > MAX_TEXT:
-                raise InputError(f"{where}: a name of {size} bytes at byte {position - start}: {remedy}")
+                raise InputError(f"{where}: a name of {size} bytes at byte {position - start}: {REMEDY}")
             if kind == ord("L"):
                 long_name = _text(read(size, data).rstrip(b"\0"))
             elif kind == ord("x"):
@@ -100,18 +131,19 @@ def members(file: int | bytes, where: str, start: int = 0, end: int | None = Non
                 yield Member(name, data, size)
             long_name = None
         position = data + padded(size)
-    raise InputError(f"{where}: the tar has no end ({end - start} bytes): {remedy}")
+    if not ended:
+        raise InputError(f"{where}: the tar has no end ({end - start} bytes): {REMEDY}")
 
 
 def samples(tar: Path) -> Iterator[TarSample]:
-    """A WebDataset tar's samples; empty members do not count. Raises InputError as `members` does."""
+    """A WebDataset tar's samples; empty and hidden members do not count. Raises InputError as `members` does."""
     key = ""
     parts: dict[str, Member] = {}
     with opened(tar) as file:
         for member in members(file, str(tar)):
             folder, _, name = member.name.rpartition("/")
             stem, _, extension = name.partition(".")
-            if not (stem and extension and member.size):
+            if not (stem and extension and member.size) or is_hidden(member.name):
                 continue
             full = f"{folder}/{stem}" if folder else stem
             if full != key or extension in parts:
@@ -125,9 +157,23 @@ def samples(tar: Path) -> Iterator[TarSample]:
             yield TarSample(key, parts)
 
 
+def repeated(first: Iterable[str], second: Iterable[str]) -> str:
+    """Why samples of a tar that have one key, and these extensions, cannot be used."""
+    if set(first).isdisjoint(second):
+        mend = "mkdir DIR && tar -xf OLD.tar -C DIR && tar --sort=name -cf NEW.tar -C DIR ."
+        return f"its {listed(first)} and {listed(second)} lie apart: the tar is not sorted by name; sort it: `{mend}`"
+    return "its key comes twice in the shard (`python cli.py shard` gives each sample a key of its own)"
+
+
+def listed(extensions: Iterable[str]) -> str:
+    """The first extensions, to be shown."""
+    some = [f".{extension}" for extension in extensions]
+    return ", ".join(some[:SHOWN]) + (f" and {len(some) - SHOWN} more" if len(some) > SHOWN else "")
+
+
 def description(file: int, sample: TarSample) -> dict[str, Any]:
     """A sample's `.json`, empty where it has none that can be read."""
-    part = sample.parts.get("json")
+    part = sample.part("json")
     if part is None or part.size > MAX_TEXT:
         return {}
     try:
@@ -170,6 +216,36 @@ _TEMPLATE = b"".join(
 ).ljust(BLOCK, b"\0")
 
 
+def _after_zeros(read: Callable[[int, int], bytes], position: int, start: int, end: int) -> int:
+    """The first block behind `position` with a byte that is not zero, or the end."""
+    while position < end:
+        some = read(min(SCANNED, end - position), position)
+        if not some:
+            return end  # the file became shorter
+        zeros = len(some) - len(some.lstrip(b"\0"))
+        position += zeros
+        if zeros < len(some):
+            return position - (position - start) % BLOCK
+    return end
+
+
+def _behind_end(where: str, at: int, count: int) -> str:
+    """The message for bytes that are neither a tar's nor the zeros behind its end."""
+    remedy = "bring an undamaged copy, or cut them off"
+    return f"{where}: {count} bytes lie behind the tar's end, from byte {at} on, and are not a tar's: {remedy}"
+
+
+def _compression(header: bytes) -> str | None:
+    """What decompresses a file that begins so, None when it is not compressed."""
+    return next((command for magic, command in COMPRESSED.items() if header.startswith(magic)), None)
+
+
+def _check(header: bytes) -> None:
+    """Raises ValueError when this is not a header."""
+    if len(header) < BLOCK or _sum(header) - sum(header[148:156]) + 8 * 32 != _number(header[148:156]):
+        raise ValueError("wrong checksum")
+
+
 def _sum(header: bytes) -> int:
     """The sum of the bytes; most are zero, and without these it takes a third of the time."""
     return sum(header.translate(None, b"\0"))
@@ -181,7 +257,10 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big")
     if field[0] > 0x80:
         raise ValueError("negative size")
-    number = int(field.partition(b"\0")[0].strip() or b"0", 8)
+    try:
+        number = int(field.partition(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        raise ValueError("a number that is not octal") from None
     if number < 0:
         raise ValueError("negative size")  # which would lead back to an earlier member, for ever
     return number

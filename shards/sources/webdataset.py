@@ -8,6 +8,7 @@ from typing import Any
 
 from shards import tars
 from shards.errors import InputError
+from shards.hidden import visible
 from shards.processes import run_jobs, tick
 from shards.sources.base import Source, SourceImage, split_of
 from shards.sources.labels import class_words
@@ -26,19 +27,26 @@ def _images(group: list[Path]) -> Iterator[SourceImage]:
     for tar in group:
         with tars.opened(tar) as file:
             for sample in tars.samples(tar):
-                if sample.image is None or "cls" not in sample.parts:
-                    missing = "image" if sample.image is None else ".cls"
-                    remedy = "repair the tar, or train on it where it is: `python cli.py index` skips such samples"
-                    raise InputError(f"{tar}: sample {sample.key} has no {missing}: {remedy}")
+                if (fault := sample.fault) or sample.image is None:
+                    raise InputError(_unusable(tar, sample, fault))
                 label = read_label(file, str(tar), sample)
                 name, offset, size = sample.image
                 yield SourceImage(tar.name, offset, size, f"{tar.name}/{name}", label)
 
 
+def _unusable(tar: Path, sample: tars.TarSample, fault: str | None) -> str:
+    """The message for a sample that is not an image with a class."""
+    rest = next((other for other in tars.samples(tar) if other.key == sample.key and other != sample), None)
+    if rest:
+        return f"{tar}: sample {sample.key}: {tars.repeated(sample.parts, rest.parts)}"
+    remedy = "repair the tar, or train on it where it is: `python cli.py index` skips such samples"
+    return f"{tar}: sample {sample.key} has {fault}: {remedy}"
+
+
 def tars_by_split(root: Path) -> dict[str, list[Path]]:
     """A folder's tars in order, by the split in their names. Raises InputError when a name has none."""
     grouped: dict[str, list[Path]] = {}
-    for tar in sorted(root.glob("*.tar")):
+    for tar in visible(root, "*.tar"):
         split = split_of(tar)
         if split is None:
             known = "train, val or test"
@@ -51,7 +59,9 @@ def tars_by_split(root: Path) -> dict[str, list[Path]]:
 
 def read_label(file: int, where: str, sample: tars.TarSample) -> int:
     """A sample's class number. Raises InputError when `.cls` is not a number below a million."""
-    _, offset, size = sample.parts["cls"]
+    part = sample.part("cls")
+    assert part, "a sample without a class number has none to be read"
+    _, offset, size = part
     text = os.pread(file, min(size, 32), offset)
     if size > len(text) or not re.fullmatch(rb"\s*\d{1,6}\s*", text):
         raise InputError(f"{where}: {sample.key}.cls holds {text!r} and should be a class number, like 7")
@@ -63,7 +73,7 @@ def read_classes(tar: Path) -> dict[int, set[str]]:
     classes: dict[int, set[str]] = {}
     with tars.opened(tar) as file:
         for sample in tars.samples(tar):
-            if "cls" in sample.parts:
+            if sample.part("cls"):
                 name = class_name(sample, tars.description(file, sample))
                 classes.setdefault(read_label(file, str(tar), sample), set()).update([name] if name else [])
             tick(1, 0)

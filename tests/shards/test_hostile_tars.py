@@ -126,7 +126,7 @@ def test_names_links_and_devices_in_a_tar_reach_nothing_outside(tmp_path):
         info = tarfile.TarInfo("link.cls")
         info.size = 1
         tar.addfile(info, io.BytesIO(b"0"))
-    refused(root, r"more-val-0\.tar: sample link has no image: repair the tar, or train on it where it is")
+    refused(root, r"more-val-0\.tar: sample link has no image .*: repair the tar, or train on it where it is")
     with pytest.raises(
         InputError, match=r"no sample of the val split can be used \(more-val-0\.tar: link: it has no image"
     ):

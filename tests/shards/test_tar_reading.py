@@ -1,7 +1,11 @@
 """Tars are read as the standard library reads them, in constant memory."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,6 +13,7 @@ import tarfile
 import pytest
 
 from shards import tars
+from shards.errors import InputError
 from tests.conftest import PROJECT
 from tests.support.image_kinds import JPEG
 from tests.support.source_layouts import make_tar
@@ -92,6 +97,84 @@ def test_unusual_headers_are_understood():
         assert one(pax(record(b"path", b"b") + broken) + member("a.jpg", b"0"))[0].name == "b"
     for size in (b"-5", b"9" * 5000, b"", b"five"):
         assert one(pax(record(b"size", size)) + member("a.jpg", b"0"))[0].size == 0
+
+
+A, B = make_tar({"a.jpg": JPEG}), make_tar({"b.jpg": JPEG, "c.jpg": JPEG})
+CONTENT = tars.BLOCK + tars.padded(len(JPEG))  # bytes of a member
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        A + B,
+        A + bytes(300 * 512) + B + bytes(512 * 7),
+        A[:CONTENT] + bytes(512) + B,
+        A[:CONTENT] + bytes(512) + B[:CONTENT] + bytes(200_000) + bytes(-200_000 % 512) + B[CONTENT:],
+        A[: CONTENT + 512] + B + bytes(100),
+    ],
+    ids=["two tars", "much padding", "one empty block", "holes", "an end that is cut"],
+)
+def test_nothing_hides_behind_empty_blocks(tmp_path, content):
+    assert [member.name for member in members_of(content)] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert all(content[offset:][:size] == JPEG for _, offset, size in members_of(content))
+    (tmp_path / "a.tar").write_bytes(content)
+    with tars.opened(tmp_path / "a.tar") as file:
+        assert list(tars.members(file, "a.tar")) == members_of(content)
+    assert list(tars.members(b"x" * 100 + content, "a.tar", 100)) == [
+        (name, offset + 100, size) for name, offset, size in members_of(content)
+    ]
+
+
+def test_bytes_behind_the_end_that_are_no_tar_are_told():
+    for junk in (b"x" * 5000, b"x", bytes(511) + b"x", bytes(70_000) + b"<html>"):
+        with pytest.raises(InputError, match=r"a\.tar: \d+ bytes lie behind the tar's end, from byte \d+ on"):
+            members_of(A + junk)
+    with pytest.raises(InputError, match=r"declares \d+ bytes and \d+ are left"):
+        members_of(A + B[:600])
+    with pytest.raises(InputError, match="the tar has no end"):
+        members_of(A + B[: 2 * CONTENT])
+
+
+@pytest.mark.parametrize("command, compress", [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
+def test_a_compressed_tar_is_called_so(tmp_path, command, compress):
+    (tmp_path / "train-0.tar").write_bytes(compress(A))
+    with pytest.raises(
+        InputError, match=rf"train-0\.tar is compressed: decompress it \(`{command} -dc OLD > NEW\.tar`"
+    ):
+        list(tars.samples(tmp_path / "train-0.tar"))
+
+
+def test_a_damaged_number_is_told_in_words():
+    for damaged in (A[:148] + b"99zz99\0 " + A[156:], member("a.jpg", b"12x")):
+        with pytest.raises(InputError, match=r"no tar header at byte 0 \(a number that is not octal\)"):
+            members_of(damaged)
+
+
+@pytest.mark.parametrize(
+    "names, fault",
+    [
+        (["a.JPG", "a.CLS"], None),
+        (["a.Png", "a.cls", "a.JSON"], None),
+        (["a.left.jpg", "a.right.jpg", "a.jpg", "a.cls"], None),
+        (["a.tiff", "a.cls"], r"no image \(jpg, jpeg, png, webp\), only \.tiff, \.cls$"),
+        (["a.1.jpg", "a.1.cls"], r"no image .*, only \.1\.jpg, \.1\.cls \(a key ends at the first dot"),
+        (
+            ["a.jpg", "a.cls", "a.1.jpg", "a.1.cls"],
+            r"the files of several samples, \.jpg, .* \(a key ends at the first",
+        ),
+        ([f"a.{number}.jpg" for number in range(9)], r"\.5\.jpg and 3 more"),
+    ],
+)
+def test_a_sample_has_one_image_and_one_class_or_says_what_it_has(tmp_path, names, fault):
+    (tmp_path / "train-0.tar").write_bytes(make_tar(dict.fromkeys(names, b"0")))
+    (sample,) = tars.samples(tmp_path / "train-0.tar")
+    assert sample.fault is None if fault is None else re.search(fault, sample.fault)
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    junk = ["._a.jpg", "b/._a.jpg", "__MACOSX/a.jpg", "b/Thumbs.db", "desktop.ini", ".DS_Store", "@eaDir/a.jpg/b.jpg"]
+    (tmp_path / "train-0.tar").write_bytes(make_tar(dict.fromkeys(["./a.jpg", *junk, ".b/c.jpg"], JPEG)))
+    assert [sample.key for sample in tars.samples(tmp_path / "train-0.tar")] == ["./a", ".b/c"]
 
 
 CROWD = """

@@ -1,7 +1,9 @@
 """`verify` finds a data set intact or names what is not; `--quarantine` takes that out of the index alone."""
 
 import json
+import re
 import shutil
+import subprocess
 import tarfile
 
 import pytest
@@ -10,7 +12,10 @@ from pipeline.compute_stats import complete
 from pipeline.loader import Loader
 from pipeline.settings import Settings
 from shards import tars
+from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
+from shards.describe import describe_tars
+from shards.errors import InputError
 from shards.index import components, read_index, write_index
 from shards.verify import verify
 from tests.support.image_kinds import READABLE, UNREADABLE, encoded, noise
@@ -167,17 +172,28 @@ def test_images_without_a_checksum_are_decoded(tmp_path, run_cli):
     )
     run_cli("index", tmp_path)
     done = run_cli("verify", tmp_path, check=False)
-    assert done.returncode == 1 and "train-1.tar: a2: its key is also in train-0.tar" in done.stdout
+    assert done.returncode == 0 and "train-1.tar: a2: an earlier shard has this key too" in done.stdout
     done = run_cli("verify", tmp_path, "--decode", "--json", "--quarantine", check=False)
     report = json.loads(done.stdout)
     assert done.returncode == 1 and report["schema"] == 1 and not report["whole"] and report["samples"] == 6
-    assert [(bad["shard"], bad["key"]) for bad in report["bad"]] == [("train-1.tar", "b"), ("train-1.tar", "a2")]
+    assert [(bad["shard"], bad["key"]) for bad in report["bad"]] == [("train-1.tar", "b")]
     assert "truncated" in report["bad"][0]["reason"] and report["damaged"] == []
     done = run_cli("verify", tmp_path, "--decode")
     assert done.stdout.rstrip().endswith("intact")
     about = json.loads(run_cli("info", tmp_path, "--json").stdout)
-    assert about["splits"]["train"]["samples"] == 4 and about["splits"]["train"]["quarantined"] == 2
-    assert (tmp_path / "train-1.idx").read_text() == "v1.2 0\n"
+    assert about["splits"]["train"]["samples"] == 5 and about["splits"]["train"]["quarantined"] == 1
+    assert [components(line)[0][3] for line in read_index(tmp_path / "train-1.idx")] == ["a2.png"]
+
+
+def test_keys_that_every_shard_counts_anew_are_no_fault(tmp_path):
+    for number in range(3):
+        parts = {"jpg": encoded(noise(size=(16 + number, 16))), "cls": b"0"}
+        write_tar(tmp_path / f"train-{number}.tar", [(f"{key:06}", parts) for key in range(4)])
+    describe_tars(tmp_path, workers=1)
+    report = verify(tmp_path, quarantine=True, workers=1)
+    assert report.intact and Dataset.load(tmp_path).split("train").samples == 12
+    (remark,) = report.warnings
+    assert remark[:3] == ("train", "train-1.tar", "000000") and "and 3 more keys" in remark.reason
 
 
 def test_samples_with_the_same_key_are_all_quarantined(tmp_path, run_cli):
@@ -186,6 +202,33 @@ def test_samples_with_the_same_key_are_all_quarantined(tmp_path, run_cli):
     output = run_cli("index", tmp_path).stdout
     assert output.count("a: its key comes twice in the shard") == 2
     assert Dataset.load(tmp_path).split("train").samples == 1 and verify(tmp_path, decode=True).intact
+
+
+def test_an_unsorted_tar_is_called_so_and_can_be_sorted(tmp_path):
+    parts = {key: encoded(noise(size=(16 + number, 16))) for number, key in enumerate("abc")}
+    write_tar(tmp_path / "train-0.tar", [(key, {"jpg": jpeg}) for key, jpeg in parts.items()])
+    images = (tmp_path / "train-0.tar").read_bytes()[:-1024]
+    write_tar(tmp_path / "train-0.tar", [(key, {"cls": b"0"}) for key in parts])
+    (tmp_path / "train-0.tar").write_bytes(images + (tmp_path / "train-0.tar").read_bytes())
+    with pytest.raises(
+        InputError, match=r"train-0\.tar: a: its \.jpg and \.cls lie apart: the tar is not sorted"
+    ) as error:
+        describe_tars(tmp_path, workers=1)
+    with pytest.raises(InputError, match=r"sample a: its \.jpg and \.cls lie apart: the tar is not sorted by name"):
+        write_dataset(tmp_path, tmp_path.with_name("set"), ConvertOptions(workers=1))
+    mend = re.search("`(.*)`", str(error.value))[1]
+    for old, new in (("OLD.tar", "train-0.tar"), ("NEW.tar", "sorted/train-0.tar")):
+        mend = mend.replace(old, new)
+    (tmp_path / "sorted").mkdir()
+    subprocess.run(mend, shell=True, check=True, cwd=tmp_path)
+    assert describe_tars(tmp_path / "sorted", workers=1).split("train").samples == 3
+    assert verify(tmp_path / "sorted", workers=1).intact
+
+
+def test_an_index_of_nonsense_is_named(copy):
+    path = (copy / SHARD).with_suffix(".idx")
+    path.write_text("v1.2 1\njpg many 5 a.jpg\n")
+    assert any(problem.shard == SHARD and "index" in problem.reason for problem in verify(copy).damaged)
 
 
 def test_names_with_blanks_fit_their_index(tmp_path, run_cli):
