@@ -33,7 +33,8 @@ def map_file(file: int, size: int) -> memoryview:
     Python's own `mmap` keeps a file descriptor a mapping, and a data set may have more tars than a process may have
     descriptors; and a shard that is mapped would stay locked in the cache.
     """
-    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+    # Not shared, though nobody writes: FUSE may refuse that
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, file, 0)
     if address == _FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     mapped = (ctypes.c_ubyte * size).from_address(address)

@@ -1,9 +1,13 @@
-"""Files that appear complete or not at all, and locks on folders."""
+"""Files that appear complete or not at all, and locks on folders, on file systems that lack some of POSIX too."""
 
+import errno
 import fcntl
+import functools
 import os
+import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,10 @@ from types import TracebackType
 from typing import BinaryIO
 
 from shards.errors import InputError
+
+# How a file system says that it has no such call: FAT, SMB, FUSE and shared folders of virtual machines have not all
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
+NO_LOCKS = UNSUPPORTED | {errno.ENOLCK, errno.EBADF}  # EBADF: NFS locks exclusively only what is open for writing
 
 
 @contextmanager
@@ -25,19 +33,50 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def atomic_copy(source: Path, path: Path) -> None:
+    """Gives a file a second name, which appears at once; where the file system has no hard links, by a copy. Raises:
+    InputError as `atomic_write` does."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
-        os.fsync(folder)  # otherwise a power cut may lose the new name
+        os.link(source, temporary)
+    except OSError:  # whatever the reason is, a copy serves as well
+        with open(source, "rb") as content, atomic_write(path) as file:
+            shutil.copyfileobj(content, file, 2**20)
+    else:
+        os.replace(temporary, path)
+
+
+def sync(file: int, call: Callable[[int], None] = os.fsync) -> None:
+    """Brings an open file's data to the disk, where the file system can. Raises OSError when that fails."""
+    try:
+        call(file)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Otherwise a power cut may lose a new name. A folder that cannot be opened to read is passed over."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        sync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 class Flusher:
@@ -55,7 +94,7 @@ class Flusher:
         self.unflushed += length
         if self.unflushed >= self.EVERY and (self.pending is None or self.pending.done()):
             self.wait()
-            self.pending, self.unflushed = self.thread.submit(os.fdatasync, self.file), 0
+            self.pending, self.unflushed = self.thread.submit(sync, self.file, os.fdatasync), 0
 
     def wait(self) -> None:
         """Waits for the sync in progress. Raises OSError as `wrote` does."""
@@ -75,8 +114,8 @@ class Flusher:
 
 @contextmanager
 def locked(folder: Path, wait: float = 0) -> Iterator[None]:
-    """Locks a folder, so that no other command of this project writes to it. Raises InputError when one still has the
-    lock after `wait` seconds, or there is no such folder."""
+    """Locks a folder, so that no other command of this project writes to it. Where the file system has no locks, that
+    is said once. Raises InputError when another still has the lock after `wait` seconds, or there is no such folder."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -92,6 +131,17 @@ def locked(folder: Path, wait: float = 0) -> Iterator[None]:
                     text = f"another command is writing to {folder}: wait for it, or choose another folder"
                     raise InputError(text) from None
                 time.sleep(0.1)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise InputError(f"{folder} cannot be locked: {error.strerror}") from None
+                _say_no_locks(folder, error.strerror)
+                break
         yield
     finally:
         os.close(handle)
+
+
+@functools.cache
+def _say_no_locks(folder: Path, reason: str) -> None:
+    text = f"{folder} cannot be locked ({reason}): do not let two commands write there at the same time"
+    print(text, file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.atomic import locked
+from shards.atomic import locked, sync
 from shards.errors import InputError
 from shards.records import Shard
 
@@ -43,9 +43,10 @@ class Cache:
             except FileNotFoundError:
                 self.fetch(path, size, download)
                 continue
-            fcntl.flock(file, fcntl.LOCK_SH)
+            _lock(file, fcntl.LOCK_SH)
             if os.fstat(file.fileno()).st_nlink:  # it was not deleted in between
-                os.utime(file.fileno())
+                with contextlib.suppress(OSError):  # another user's, or on a read-only disk: it only looks less used
+                    os.utime(file.fileno())
                 return file
             file.close()
 
@@ -58,7 +59,7 @@ class Cache:
                 if not ours:
                     # Waits until the other has finished or given up, then checks again. The lock is shared, because
                     # by then the file may be the complete shard, held by readers that wait for this process elsewhere
-                    fcntl.flock(file, fcntl.LOCK_SH)
+                    _lock(file, fcntl.LOCK_SH)
                     continue
                 if path.exists():  # it was fetched since the check above
                     part.unlink()
@@ -78,7 +79,8 @@ class Cache:
         while True:
             with locked(self.root, wait=LOCK_TIMEOUT):
                 try:
-                    file = open(part, "ab")  # noqa: SIM115 - the caller closes it
+                    # NFS locks a file for readers only if it is open to read, and exclusively only if to write
+                    file = open(part, "a+b")  # noqa: SIM115 - the caller closes it
                 except OSError as error:
                     raise InputError(f"{part.parent} cannot be written: {error.strerror}") from None
                 if not _try_lock(file) or not os.fstat(file.fileno()).st_nlink:  # another's, or given up by another
@@ -104,7 +106,8 @@ class Cache:
         for _, path, size in sorted(files):
             if total <= self.limit:
                 break
-            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            # Another user's file cannot be opened to write, and so neither locked exclusively nor deleted
+            with contextlib.suppress(FileNotFoundError, PermissionError), open(path, "r+b") as file:
                 if _try_lock(file):
                     path.unlink()
                     total -= size
@@ -135,12 +138,26 @@ class Prefetcher:
 def _try_lock(file: BinaryIO) -> bool:
     """Locks a file exclusively, unless another has locked it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
+def _lock(file: BinaryIO, how: int) -> None:
+    """Raises BlockingIOError when it would have to wait and may not, InputError where the file system has no locks."""
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        folder = Path(file.name).parent.parent
+        remedy = "choose a folder on a local disk with --cache"
+        raise InputError(
+            f"{folder}: its file system cannot lock the cache's files ({error.strerror}): {remedy}"
+        ) from None
+
+
 def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    with open(path, "r+b") as file:
+        sync(file.fileno())

@@ -47,8 +47,9 @@ class Catalog:
     """A table of images in the file `path`, one split after the other, each in its source's order."""
 
     def __init__(self, path: Path):
-        # It need not survive a crash: a conversion that is continued lists its images again
-        self.table = sqlite3.connect(path, isolation_level=None)
+        # It need not survive a crash, for a conversion that is continued lists its images again; nor be locked, for its
+        # folder is, and not every file system has locks
+        self.table = sqlite3.connect(f"{_uri(path)}?nolock=1", uri=True, isolation_level=None)
         self.table.executescript("pragma journal_mode = off; pragma synchronous = off; pragma temp_store = file")
         self.table.execute(
             "create table if not exists image (id integer primary key, split text, file blob, offset integer, "
@@ -59,7 +60,7 @@ class Catalog:
     def open(cls, path: Path) -> "Catalog":
         """A complete catalog, to read from."""
         catalog = cls.__new__(cls)
-        catalog.table = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
+        catalog.table = sqlite3.connect(f"{_uri(path)}?mode=ro&immutable=1", uri=True)
         return catalog
 
     def close(self) -> None:
@@ -112,6 +113,10 @@ class Catalog:
         for row in self.table.execute("select split, name, length from image order by id"):
             digest.update(repr(row).encode())
         return digest.hexdigest()
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(os.fsencode(path.absolute()))}"
 
 
 def _plain(name: str) -> str:

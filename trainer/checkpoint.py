@@ -12,7 +12,6 @@ step would be delayed by a third of a second at full width.
 import json
 import math
 import mmap
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,15 +23,14 @@ import xxhash
 from safetensors import SafetensorError
 from torch import Tensor
 
-from shards.atomic import atomic_write
+from shards.atomic import atomic_copy, atomic_write
 from shards.errors import InputError
 from trainer.alexnet import AlexNet
 from trainer.config import TrainConfig
 from trainer.optimizer import PaperSGD
-from trainer.run_folder import list_checkpoints
+from trainer.run_folder import BEST, list_checkpoints, list_resumable, numbered, read_state
 
 FORMAT = 3
-BEST = "best.safetensors"
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 # The digest is first in the header, so that it is read, and excluded from itself, before anything is parsed
 DIGEST_FROM = 8 + len(b'{"__metadata__":{"xxh3_128":"')
@@ -55,7 +53,7 @@ class CheckpointWriter:
             abandoned.unlink()  # of a run that was killed while it wrote
 
     def save(self, step: int, model: AlexNet, optimizer: PaperSGD, state: dict[str, Any], best: bool = False) -> None:
-        """Begins to write `checkpoint-STEP.safetensors`, and links `best.safetensors` to it if it is the `best`; waits
+        """Begins to write `checkpoint-STEP.safetensors`, which is `best.safetensors` too if it is the `best`; waits
         for the one before it.
 
         Args: state: what else to store, JSON. Raises InputError when the one before could not be written, or a number
@@ -94,7 +92,7 @@ class CheckpointWriter:
             pending.result()
 
     def _write(self, step: int, state: dict[str, Any], best: bool) -> None:
-        name = f"checkpoint-{step:08d}.safetensors"
+        name = numbered(step)
         for tensor_name, tensor in self.copies.items():
             array = tensor.numpy()
             if not (math.isfinite(array.min()) and math.isfinite(array.max())):  # a NaN is the minimum and the maximum
@@ -105,20 +103,16 @@ class CheckpointWriter:
             # The best is named first: a run killed in between writes the other again
             write(self.run / (BEST if best else name), self.copies, state)
             if best:
-                link = self.run / f".{name}.tmp-{os.getpid()}"
-                os.link(self.run / BEST, link)
-                os.replace(link, self.run / name)
+                atomic_copy(self.run / BEST, self.run / name)
         except InputError as error:
             raise InputError(f"{error}, then --resume auto; {last_good_hint(self.run)}") from None
-        except OSError as error:
-            raise InputError(f"{self.run / name} cannot be linked to {BEST}: {error.strerror}") from None
         for old in list_checkpoints(self.run)[self.keep :]:
             old.unlink()
 
 
 def last_good_hint(run: Path) -> str:
     """The end of a message: which checkpoint to return to."""
-    newest = next(iter(list_checkpoints(run)), None)
+    newest = next(iter(list_resumable(run)), None)
     return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint before it"
 
 
@@ -155,7 +149,8 @@ def verify(path: Path) -> None:
     try:
         with (
             open(path, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            # Not shared: FUSE may refuse that
+            mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as content,
             memoryview(content) as view,
             view[:DIGEST_FROM] as before,
             view[DIGEST_TO:] as after,
@@ -171,9 +166,7 @@ def parse(path: Path) -> dict[str, Any]:
     """The content of a file that `verify` has passed: step, config, errors, and the tensors of `parameters` and
     `velocity` by name, which are read from the disk as they are used. Raises InputError for another format."""
     try:
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        state: dict[str, Any] = json.loads(header["__metadata__"]["state"])
+        state = read_state(path)
         if state["format"] != FORMAT:
             raise InputError(f"{path} is not a checkpoint of format {FORMAT}")
         state |= {"parameters": {}, "velocity": {}}
@@ -206,7 +199,7 @@ def newest_valid(run: Path, notice: Callable[[str], None]) -> Path | None:
     InputError when there are checkpoints and none is intact.
     """
     broken = {}
-    for path in list_checkpoints(run):
+    for path in list_resumable(run):
         try:
             verify(path)
         except InputError as error:

@@ -19,7 +19,6 @@ from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
-from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -176,7 +175,7 @@ def _start(spec: RankSpec, work: Work, args: tuple[Any, ...]) -> None:
     errors: SimpleQueue[Exception] = multiprocessing.get_context("spawn").SimpleQueue()
     # The ranks meet at a file: there is no port to choose, and none that another process could take
     with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
-        spec = spec._replace(address=(Path(folder) / "store").as_uri())
+        spec = spec._replace(address=f"{folder}/store")
         arguments = (spec, errors, work, args)
         ranks = spawn(_rank_main, arguments, spec.world_size, join=False, daemon=True)  # type: ignore[no-untyped-call]
         with _forwarding(ranks.pids()):

@@ -1,16 +1,18 @@
 """How the processes of a group find one another, at each start again."""
 
+import os
 import time
 from datetime import timedelta
 from uuid import uuid4
 
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 
 def rendezvous_store(address: str, rank: int, world_size: int, timeout: timedelta = default_pg_timeout) -> Store:
-    """A store that only the ranks of this start share, at an address as torch.distributed takes it: env:// or file://.
+    """A store that only the ranks of this start share, at an address: a file's path, or env:// as torchrun sets it up.
 
     torchrun keeps one store through all starts of its workers, and torch does not put the start's number into the keys
     (as read in 2.13: torch/distributed/rendezvous.py, _create_c10d_store). A rank that is started again and is early
@@ -20,7 +22,12 @@ def rendezvous_store(address: str, rank: int, world_size: int, timeout: timedelt
 
     Raises: RuntimeError on the first rank, naming those that did not arrive in time; DistStoreError on the others.
     """
-    store, _, _ = next(rendezvous(address, rank, world_size, timeout=timeout))
+    store: Store
+    if address == "env://":
+        store, _, _ = next(rendezvous(address, rank, world_size, timeout=timeout))
+    else:
+        # Not as a file:// URL: torch does not read back what a URL escapes, blanks for instance
+        store = FileStore(os.fsencode(address), world_size)  # type: ignore[arg-type]
     if rank > 0:
         token = uuid4().hex
         store.set(f"start/asks/{rank}", token)

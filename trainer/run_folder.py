@@ -14,6 +14,7 @@ from shards.errors import InputError
 from trainer.config import TrainConfig
 
 CONFIG = "config.json"
+BEST = "best.safetensors"
 
 
 def write_config(run: Path, record: Mapping[str, Any]) -> None:
@@ -31,8 +32,36 @@ def recorded_options(run: Path) -> dict[str, Any]:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints, the newest first."""
+    """A run's numbered checkpoints, the newest first."""
     return sorted(run.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def list_resumable(run: Path) -> list[Path]:
+    """The same with the best one in its place, after the numbered one of its step: a run that was killed, or whose disk
+    became full, may have written it alone."""
+    paths = list_checkpoints(run)
+    best = run / BEST
+    if not best.exists():
+        return paths
+    try:
+        name = numbered(int(read_state(best)["step"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        name = numbered(0)  # it cannot be read, and will be found out when nothing else is left
+    return [*(path for path in paths if path.name >= name), best, *(path for path in paths if path.name < name)]
+
+
+def numbered(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"checkpoint-{step:08d}.safetensors"
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors. Raises OSError, ValueError, KeyError or TypeError if it has none."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(length, path.stat().st_size)))  # a damaged length may be of exabytes
+    state: dict[str, Any] = json.loads(header["__metadata__"]["state"])
+    return state
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -41,7 +70,7 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
-    newest = next(iter(list_checkpoints(path)), None)
+    newest = next(iter(list_resumable(path)), None)
     if newest is None:
         raise InputError(
             f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
@@ -60,7 +89,7 @@ def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> Non
             )
         if differing := _differences(path, config, fingerprint):
             raise InputError(f"{config.out} holds a run that differs ({'; '.join(differing)}): choose another --out")
-    elif list_checkpoints(config.out):
+    elif list_resumable(config.out):
         raise InputError(f"{config.out} holds checkpoints of a run but not its {CONFIG}: choose another --out")
     try:
         config.out.mkdir(parents=True, exist_ok=True)

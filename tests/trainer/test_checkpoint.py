@@ -1,6 +1,8 @@
 """Checkpoint files are complete, checksummed, few, and written while training continues."""
 
+import errno
 import json
+import os
 import random
 import subprocess
 
@@ -109,6 +111,31 @@ def test_broken_checkpoints_are_set_aside_and_no_longer_count(trained, tmp_path)
     with pytest.raises(InputError, match="none of its 1 checkpoints can be read"):
         checkpoint.newest_valid(tmp_path, messages.append)
     assert checkpoint.newest_valid(tmp_path / "nowhere", messages.append) is None
+
+
+def no_link(*_):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("link", [os.link, no_link])
+def test_the_best_is_resumed_from_when_nothing_newer_is_there(trained, tmp_path, monkeypatch, link):
+    monkeypatch.setattr(os, "link", link)
+    writer = checkpoint.CheckpointWriter(tmp_path, writes=True, keep=2)
+    for step in (1, 2, 3):
+        writer.save(step, *trained, STATE, best=step == 2)
+    writer.wait()
+    best, names = tmp_path / checkpoint.BEST, "best checkpoint-00000002 checkpoint-00000003"
+    assert " ".join(sorted(path.stem for path in tmp_path.iterdir())) == names
+    assert checkpoint.newest_valid(tmp_path, print).stem == "checkpoint-00000003"
+    (tmp_path / "checkpoint-00000003.safetensors").unlink()
+    assert checkpoint.newest_valid(tmp_path, print).stem == "checkpoint-00000002"
+    # As a run leaves it that was killed before it gave the best its other name
+    (tmp_path / "checkpoint-00000002.safetensors").unlink()
+    writer.save(1, *trained, STATE)
+    writer.wait()
+    assert checkpoint.newest_valid(tmp_path, print) == best and str(best) in checkpoint.last_good_hint(tmp_path)
+    best.write_bytes(b"\xff" * 8 + b"torn")
+    assert checkpoint.newest_valid(tmp_path, print).stem == "checkpoint-00000001"
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):

@@ -83,7 +83,7 @@ def at_once(address, ranks, timeout=timedelta(seconds=30)):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 def test_what_an_earlier_start_left_is_neither_read_nor_in_the_way(tmp_path, order):
-    address = (tmp_path / "store").as_uri()
+    address = str(tmp_path / "store")
     kept = FileStore(str(tmp_path / "store"), 3)  # as torchrun's agent keeps its store
     first = at_once(address, (0, 1, 2))
     first[0].set("listens", "dead")
@@ -96,7 +96,17 @@ def test_what_an_earlier_start_left_is_neither_read_nor_in_the_way(tmp_path, ord
     assert second[0].get("listens") == second[1].get("listens") == b"alive"
 
 
+@pytest.mark.parametrize("name", ["my tmp", "100%41", "a#b?c", "Größe", os.fsdecode(b"\xff"), "x" * 200])
+def test_ranks_meet_in_a_folder_of_any_name(tmp_path, name):
+    """As $TMPDIR may be."""
+    folder = tmp_path / name
+    folder.mkdir()
+    stores = at_once(str(folder / "store"), (0, 1))
+    stores[0].set("said", "here")
+    assert stores[1].get("said") == b"here" and (folder / "store").exists()
+
+
 def test_ranks_that_do_not_arrive_are_named(tmp_path):
     FileStore(str(tmp_path / "store"), 3).set("start/asks/2", "a dead rank's token")
-    with pytest.raises(RuntimeError, match=r"ranks \[1, 2\] of 3 did not arrive at file://"):
-        rendezvous_store((tmp_path / "store").as_uri(), 0, 3, timedelta(seconds=0.5))
+    with pytest.raises(RuntimeError, match=r"ranks \[1, 2\] of 3 did not arrive at /"):
+        rendezvous_store(str(tmp_path / "store"), 0, 3, timedelta(seconds=0.5))
