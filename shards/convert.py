@@ -46,6 +46,7 @@ class ConvertOptions:
     workers: processes, None for one a core
     seed: of the train split's order
     strict: fail when an image is skipped
+    label_key: where the label is in parquet files (a column) and WebDataset tars, None to find it
     """
 
     kind: str = "auto"
@@ -56,6 +57,7 @@ class ConvertOptions:
     workers: int | None = None
     seed: int = 0
     strict: bool = False
+    label_key: str | None = None
 
     @property
     def image(self) -> ImageOptions:
@@ -73,7 +75,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
     full disk, and when nothing is left of a split.
     """
     with claimed(out):
-        source = find_source(root, options.kind, out / SCRATCH, options.workers or cores())
+        source = find_source(root, options.kind, out / SCRATCH, options.workers or cores(), options.label_key)
         # Archives need not be listed to know whether this very conversion is already finished
         plan = _plan(options, source, _stamp(source)) if source.containers else None
         if plan and (finished := load_finished(out, plan)):
@@ -119,6 +121,7 @@ def _stamp(source: Source) -> str:
 def _plan(options: ConvertOptions, source: Source, images: str) -> str:
     """Identifies the data set to be written: the options, the classes, and what identifies the images."""
     content = [FORMAT, options.image._asdict(), options.shard_size, options.seed, source.kind, source.classes, images]
+    content += [options.label_key] if options.label_key is not None else []
     content += [hashlib.sha256(path.read_bytes()).hexdigest() for path in source.label_files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

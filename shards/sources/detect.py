@@ -14,20 +14,25 @@ EXPECTED = f"expected {KINDS['folders']}, or another layout of docs/shards.md ({
 OFFICIAL = "ILSVRC2012_img_"  # begins the names of all official archives, some of which are of no use here
 
 
-def find_source(root: Path, kind: str = "auto", scratch: Path | None = None, workers: int = 1) -> Source:
+def find_source(
+    root: Path, kind: str = "auto", scratch: Path | None = None, workers: int = 1, label_key: str | None = None
+) -> Source:
     """The source at `root`.
 
     Args: kind: one of KINDS, or "auto" to detect it; scratch: a folder into which parquet files are extracted; workers:
-    how many processes may read. Raises: InputError saying what is missing.
+    how many processes may read; label_key: where the label is, in parquet files and WebDataset tars, None to find it.
+    Raises: InputError saying what is missing.
     """
     if not root.is_dir():
         raise InputError(f"--imagenet-root {root} is not a folder: {EXPECTED}")
     if kind == "auto":
         kind = detect(root)
     if kind == "parquet":
-        return find_parquet(root, scratch, workers)
+        return find_parquet(root, scratch, workers, label_key)
     if kind == "webdataset":
         return find_webdataset(root, workers)
+    if label_key is not None:
+        raise InputError(f"--label-key is for parquet files and WebDataset tars, and {root} holds {kind}: leave it out")
     return {"folders": find_folders, "archives": find_archives, "kaggle": find_kaggle}[kind](root)
 
 
@@ -38,9 +43,10 @@ def detect(root: Path) -> str:
         kinds.append("archives")
     if kaggle_images(root):
         kinds.append("kaggle")
-    if (root / "train").is_dir():
+    parquet = parquet_files(root)
+    if (root / "train").is_dir() and not any(path.parent == root / "train" for path in parquet):
         kinds.append("folders")
-    if parquet_files(root):
+    if parquet:
         kinds.append("parquet")
     if any(split_of(tar) for tar in root.glob("*.tar") if not tar.name.startswith(OFFICIAL)):
         kinds.append("webdataset")

@@ -1,15 +1,16 @@
 """Parquet files: columns, labels and names that do not fit are refused, missing ones are replaced."""
 
+import re
 import sys
 from collections import Counter
 
 import pytest
 
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.sources.detect import find_source
 from tests.support import source_layouts as layouts
 from tests.support.image_kinds import JPEG, encoded, noise
-from tests.support.source_checks import contents, refused
+from tests.support.source_checks import contents, listed, refused
 from tests.support.source_layouts import write_parquet
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -30,9 +31,10 @@ def test_parquet_files_of_other_columns_are_refused(tmp_path):
     column = pyarrow.array([{"bytes": b"", "path": "a.jpg"}])
     for columns, reported in (
         ({"text": ["a"]}, r"text \(string\): expected image"),
-        ({"image": [b"jpeg"], "label": [1]}, r"image \(binary\), label"),
+        ({"image": ["a.jpg"], "label": [1]}, r"image \(string\), label"),
         ({"image": text, "label": [1]}, r"image \(struct<bytes: string"),
-        ({"image": column, "label": ["one"]}, r"label \(string\)"),
+        ({"image": column, "label": [1.5]}, r"label \(double\)"),
+        ({"image": column, "coarse": [1], "fine": [1]}, r"coarse .* fine .*; --label-key names another"),
         ({"image": column, "label": [True]}, r"label \(bool\)"),
         ({"image": pyarrow.array([{"path": "a.jpg"}]), "label": [1]}, r"image \(struct<path: string>\)"),
     ):
@@ -69,6 +71,93 @@ def test_images_whose_names_disagree_name_no_class(tmp_path):
     source = find_source(tmp_path, scratch=tmp_path)
     assert source.classes[:3] == (layouts.NAMES[0], "n01484850", layouts.NAMES[2])
     assert source.words == {"n01484850": layouts.NAMES[1]}
+    (notice,) = source.notices
+    assert re.search(
+        r"class 0 tell several names, n01440764 .*train-0\.parquet, row 0.* and n01443537 .*train-1", notice
+    )
+
+
+def test_images_of_one_wnid_are_of_one_class(tmp_path):
+    rows = [(JPEG, "a_n01440764.JPEG", 0), (JPEG, "b_n01443537.JPEG", 1), (JPEG, "c_n01440764.JPEG", 1)]
+    for names in (None, layouts.NAMES, tuple(layouts.CLASSES)):
+        write_parquet(tmp_path / "train-0.parquet", rows, names)
+        complaint = r"row 0 tells n01440764 and is of class 0, .*row 2 of class 1: correct one, or say with --label-key"
+        refused(tmp_path, complaint)
+        source = find_source(tmp_path, scratch=tmp_path, label_key="label")
+        assert source.classes[:2] == (names or ("0", "1"))[:2]
+    # The label's own name contradicts the image's
+    write_parquet(tmp_path / "train-0.parquet", rows[1:2], layouts.CLASSES[2:])
+    refused(tmp_path, "row 0 has n01443537 in its image's name, and its label is n01491361")
+
+
+@pytest.mark.parametrize(
+    "train, val, classes, stored",
+    [
+        (["ant", "bee", "cat"], ["bee", "cat"], ("ant", "bee", "cat"), ["bee", "cat"]),
+        (["cat", "bee"], ["bee", "cat"], ("cat", "bee"), ["bee", "cat"]),
+        (["e\u0301", "b"], ["b", "\xe9"], ("e\u0301", "b"), ["b", "e\u0301"]),  # in two Unicode forms
+    ],
+)
+def test_labels_go_by_the_names_in_their_own_file(tmp_path, train, val, classes, stored):
+    write_parquet(tmp_path / "train-0.parquet", [(JPEG, None, n) for n in range(len(train))], train)
+    write_parquet(tmp_path / "validation-0.parquet", [(JPEG, None, n) for n in range(len(val))], val)
+    assert find_source(tmp_path).classes == classes
+    assert [wnid for _, wnid in listed(tmp_path)["val"]] == stored
+
+
+def test_names_that_other_files_lack_are_reported(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [(JPEG, None, 0), (JPEG, None, 1)], ("ant", "bee"))
+    write_parquet(tmp_path / "train-1.parquet", [(JPEG, None, 0)], ("cat",))
+    assert [wnid for _, wnid in listed(tmp_path)["train"]] == ["ant", "bee", "cat"]
+    write_parquet(tmp_path / "val-0.parquet", [(JPEG, None, 1)], ("ant", "dog"))
+    refused(
+        tmp_path, r"val-0\.parquet has images of class 'dog', which the train files .*train-0\.parquet\) do not name"
+    )
+    write_parquet(tmp_path / "val-0.parquet", [(JPEG, None, 1)], None)
+    refused(tmp_path, r"val-0\.parquet does not name its labels, and .*train-0\.parquet does")
+    write_parquet(tmp_path / "val-0.parquet", [(JPEG, None, 0)], ("ant", "ant"))
+    refused(tmp_path, r"val-0\.parquet gives two of its labels one name")
+
+
+def test_a_class_number_far_beyond_the_others_is_refused(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [(JPEG, None, 0), (JPEG, None, 999_999)], None)
+    refused(tmp_path, r"train-0\.parquet, row 1 has the class number 999999, and 999998 numbers below it have no image")
+    write_parquet(tmp_path / "train-0.parquet", [(JPEG, None, 0), (JPEG, None, 999)], None)
+    assert len(find_source(tmp_path).classes) == 1000
+
+
+@pytest.mark.parametrize("folder", ["", "default"])
+def test_the_folders_of_hugging_faces_converter_are_read(tmp_path, folder):
+    for split, label in (("train", 1), ("validation", 0)):
+        rows = [(JPEG, None, 0), (JPEG, None, label)]
+        write_parquet(tmp_path / folder / split / "0000.parquet", rows, ("ant", "bee"))
+    dataset = write_dataset(tmp_path, tmp_path / "set")
+    assert {name: split.class_counts for name, split in dataset.splits.items()} == {"train": (1, 1), "val": (2, 0)}
+    write_parquet(tmp_path / "other" / "train" / "0000.parquet", [(JPEG, None, 0)], ("ant",))
+    if folder:
+        refused(tmp_path, "holds default and other: give one of these folders as --imagenet-root")
+
+
+@pytest.mark.parametrize("binary, text", [("binary_view", "string_view"), ("large_binary", "large_string")])
+@pytest.mark.parametrize("struct", [True, False])
+def test_columns_of_other_types_and_names_are_read(tmp_path, binary, text, struct):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    images = pyarrow.array([JPEG], getattr(pyarrow, binary)())
+    if struct:
+        paths = pyarrow.array(["a.jpg"], getattr(pyarrow, text)())
+        images = pyarrow.StructArray.from_arrays([images, paths], ["bytes", "path"])
+    write_table(pyarrow.table({"cls": pyarrow.array([0], pyarrow.int8()), "img": images}), tmp_path / "train-0.parquet")
+    named = pyarrow.table(
+        {"caption": ["dog"], "img": images, "species": pyarrow.array(["bee"], getattr(pyarrow, text)())}
+    )
+    assert contents(write_dataset(tmp_path, tmp_path / "one")).total() == 1
+    write_table(named, tmp_path / "train-0.parquet")
+    refused(tmp_path, "expected image .*; --label-key names another column of labels")
+    options = ConvertOptions(label_key="species")
+    dataset = write_dataset(tmp_path, tmp_path / "two", options)
+    assert dataset.classes == ("bee",) and {jpeg for _, _, jpeg, _ in contents(dataset)} == {JPEG}
 
 
 def test_damaged_parquet_is_reported_wherever_the_damage_is(tiny_samples, tmp_path):
@@ -86,4 +175,4 @@ def test_damaged_parquet_is_reported_wherever_the_damage_is(tiny_samples, tmp_pa
     for damaged in damages + [content[:size] for size in (0, 3, len(content) // 2, len(content) - 1)]:
         path.write_bytes(damaged)
         refused(tmp_path, r"train-00001-of-00003\.parquet cannot be read as parquet \(.+\): bring an undamaged copy")
-    assert not list((tmp_path / ".scratch").glob(f"*{path.name}.bytes*"))
+    assert not list((tmp_path / ".scratch").rglob(f"*{path.name}.bytes*"))

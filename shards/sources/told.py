@@ -1,0 +1,70 @@
+"""What images tell of their classes beside their labels, such as the WNIDs in their names: it names the classes, and
+shows labels that are wrong."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from shards.errors import InputError
+
+WNID = re.compile(r"n\d{8}")
+# By class number, the names that its images tell and the first image that tells each, as people find it
+Told = Mapping[int, Mapping[str, str]]
+MOST_EMPTY = 21_841  # ImageNet's classes, all of them: a set may have few, and their numbers be those of all
+
+
+def merged(parts: Iterable[Told]) -> dict[int, dict[str, str]]:
+    """What several files tell, of which the first with a name counts."""
+    told: dict[int, dict[str, str]] = {}
+    for part in parts:
+        for number, names in part.items():
+            known = told.setdefault(number, {})
+            for name, image in names.items():
+                known.setdefault(name, image)
+    return told
+
+
+def told_names(told: Told) -> dict[int, str]:
+    """The classes of which all images tell one name that is no other class's."""
+    classes: dict[str, set[int]] = {}
+    for number, names in told.items():
+        for name in names:
+            classes.setdefault(name, set()).add(number)
+    only = {number: next(iter(names)) for number, names in sorted(told.items()) if len(names) == 1}
+    return {number: name for number, name in only.items() if len(classes[name]) == 1}
+
+
+def refuse_contradictions(told: Told, remedy: str) -> None:
+    """Raises InputError, naming both images, when images that tell one name are of two classes."""
+    first: dict[str, tuple[int, str]] = {}
+    for number, names in sorted(told.items()):
+        for name, image in names.items():
+            other, other_image = first.setdefault(name, (number, image))
+            if other != number:
+                raise InputError(
+                    f"{other_image} tells {name} and is of class {other}, {image} of class {number}: {remedy}"
+                )
+
+
+def several_names(told: Told) -> list[str]:
+    """A notice of the classes whose images tell several names."""
+    mixed = {number: names for number, names in sorted(told.items()) if len(names) > 1}
+    if not mixed:
+        return []
+    number, names = next(iter(mixed.items()))
+    (one, image), (other, other_image) = list(names.items())[:2]
+    more = f", and so in {len(mixed) - 1} more classes" if len(mixed) > 1 else ""
+    images = f"{one} ({image}) and {other} ({other_image})"
+    return [f"images of class {number} tell several names, {images}{more}: their labels count"]
+
+
+def refuse_gaps(labels: Mapping[int, str]) -> None:
+    """Raises InputError when class numbers leave out so many that the largest is a mistake.
+
+    Args: labels: the class numbers that are used, and an image of each.
+    """
+    highest = max(labels, default=0)
+    empty = highest + 1 - len(labels)
+    if empty > max(MOST_EMPTY, len(labels)):
+        raise InputError(
+            f"{labels[highest]} has the class number {highest}, and {empty} numbers below it have no image: correct it"
+        )
