@@ -19,8 +19,31 @@ __version__ = "0.1.0"
 # --help and a wrong folder are answered at once.
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def named(value: Any, param: click.Parameter | None) -> str:
+    """A path in a message: with its option, if it is not an argument."""
+    return f"{param.opts[0]} {value}" if isinstance(param, click.Option) else str(value)
+
+
+class Folder(click.ParamType[Path]):
+    """A folder on this machine, which need not exist."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if "://" in str(value):
+            raise InputError(
+                f"{named(value, param)} is a URL: give a folder of this machine, such as a copy of that one"
+            )
+        path = Path(value)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{named(path, param)} is a file: give a folder")
+        return path
+
+
+FOLDER = Folder()
 
 
 class OutputFile(click.ParamType[Path]):
@@ -36,19 +59,19 @@ class OutputFile(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(value)
-        named = f"{param.opts[0] if param else 'output'} {path}"
+        name = named(path, param)
         if self.suffixes and path.suffix.lower() not in self.suffixes:
-            raise InputError(f"{named}: give a name that ends in {', '.join(self.suffixes)}")
+            raise InputError(f"{name}: give a name that ends in {', '.join(self.suffixes)}")
         if path.exists() and (not path.is_file() or path.is_symlink()):
-            raise InputError(f"{named} is not a plain file: choose another name")
+            raise InputError(f"{name} is not a plain file: choose another name")
         folder = path.absolute().parent
         if not folder.is_dir():
-            raise InputError(f"{named}: there is no such folder as {folder}: make it first, or choose another")
+            raise InputError(f"{name}: there is no such folder as {folder}: make it first, or choose another")
         try:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise InputError(f"{named} cannot be written: {error.strerror}: choose another folder") from None
+            raise InputError(f"{name} cannot be written: {error.strerror}: choose another folder") from None
         return path
 
 
@@ -382,10 +405,11 @@ def train(**options: Any) -> None:
 
     SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
     """
+    from shards.dataset import Dataset
     from shards.remote import locate
 
     config = TrainConfig(**length_of(options))
-    ready(locate(config.data, config.cache, config.cache_size))
+    Dataset.load(locate(config.data, config.cache, config.cache_size)).split("train")
     from trainer import train as training
     from trainer.preemption import EXIT_PREEMPTED, Preempted
 

@@ -17,6 +17,7 @@ from shards.records import Quarantined, Shard, Sizes, Skipped, Split, from_json,
 from shards.remote import Remote
 
 FILE = "dataset.json"
+PLAN = ".plan"  # in a folder whose conversion is not finished: see `shards.output_folder`
 FORMAT = 2
 COMPANIONS = ("stats.npz",)  # files that `pipeline.stats` adds beside it, to be copied with it
 
@@ -52,17 +53,17 @@ class Dataset:
         root = where.copy_metadata(FILE, COMPANIONS) if isinstance(where, Remote) else where
         path = f"{where}/{FILE}"
         if not root.is_dir():
-            raise InputError(f"{root} is not a folder: give the --out of `python cli.py shard`")
+            state = "is a file" if root.exists() else "does not exist"
+            raise InputError(f"{root} {state}: give the folder of a data set, the --out of `python cli.py shard`")
         try:
             content = json.loads((root / FILE).read_text())
             if content["format"] != FORMAT:
                 raise InputError(f"{path} is of another format than {FORMAT}: write the data set again")
             dataset = _dataset(root, content)
         except FileNotFoundError:
-            remedy = "`python cli.py shard` writes it when a data set is complete"
-            if any(root.glob("*.tar")):
-                remedy = f"`python cli.py index {root}` writes one for tars that others made"
-            raise InputError(f"{root} holds no {FILE}: {remedy}") from None
+            raise InputError(f"{root} holds no {FILE}: {_remedy(root)}") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"{path} is damaged ({error!r}): write the data set again") from None
         for split in dataset.splits.values():
@@ -162,6 +163,19 @@ class Dataset:
             parts += [f"{sample.shard} {sample.key}" for sample in split.quarantined]
         # A class folder's name may not be UTF-8
         return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def _remedy(root: Path) -> str:
+    """What to do with a folder that is not a data set, by what it seems to be."""
+    if (root / PLAN).exists():
+        return "its conversion is not finished; the same `python cli.py shard` command continues it"
+    if any(root.glob("*.tar")):
+        return f"`python cli.py index {root}` writes one for tars that others made"
+    if (root / "metrics.jsonl").exists():
+        return "it is a training run; give the folder of a data set, the --out of `python cli.py shard`"
+    if not any(root.iterdir()):
+        return "it is empty; give the folder of a data set, the --out of `python cli.py shard`"
+    return f"if it holds images, `python cli.py shard --imagenet-root {root} --out DIR` makes a data set of them"
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

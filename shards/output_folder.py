@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shards.atomic import atomic_write, locked
-from shards.dataset import FILE, Dataset
+from shards.dataset import FILE, PLAN, Dataset
 from shards.errors import InputError
 
-PLAN, CATALOG, SCRATCH = ".plan", ".catalog", ".scratch"
+CATALOG, SCRATCH = ".catalog", ".scratch"
 
 
 def done_marker(tar: Path) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.sources.archives import TRAIN_ARCHIVE, find_archives
-from shards.sources.base import KINDS, Source, split_of
+from shards.sources.base import KINDS, SPLIT_NAMES, Source, split_of
 from shards.sources.folders import find_folders
 from shards.sources.kaggle import find_kaggle, kaggle_images
 from shards.sources.parquet import find_parquet, parquet_files
@@ -55,4 +55,8 @@ def detect(root: Path) -> str:
     if kinds:
         raise InputError(f"--imagenet-root {root} holds {' and '.join(kinds)}: say which with --source")
     state = "is empty" if not any(root.iterdir()) else "holds none of the known layouts"
+    if root.name.lower() in SPLIT_NAMES:
+        state += f" (it may be a split itself: then give {root.parent})"
+    elif any(path.is_file() for path in root.glob("*/*")):
+        state += f" (if its folders are classes, move them to {root / 'train'})"
     raise InputError(f"--imagenet-root {root} {state}: {EXPECTED}")
