@@ -254,6 +254,12 @@ def main() -> None:
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds the order of the train split."
 )
 @click.option("--strict", is_flag=True, help="Fail when an image cannot be read, instead of skipping it.")
+@click.option(
+    "--label-key",
+    metavar="KEY",
+    help="Where labels are: a column of parquet files; a field of .json, or an extension, in WebDataset tars."
+    "  [default: label; cls]",
+)
 def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
     """Turn ImageNet into WebDataset shards with DALI indices.
 
@@ -276,7 +282,12 @@ def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
 @main.command()
 @click.argument("data", type=FOLDER)
 @WORKERS
-def index(data: Path, workers: int | None) -> None:
+@click.option(
+    "--label-key",
+    metavar="KEY",
+    help="cls: the class numbers in .cls count, also where keys or .json contradict them.",
+)
+def index(data: Path, workers: int | None, label_key: str | None) -> None:
     """Add what tars lack: dataset.json, .idx files, stats.npz.
 
     Makes a data set of WebDataset tars in DATA that others made, as they are. No tar is written to.
@@ -285,7 +296,7 @@ def index(data: Path, workers: int | None) -> None:
     from shards.describe import describe_tars
 
     described = (data / "dataset.json").exists() or not any(data.glob("*.tar"))
-    dataset = Dataset.load(data) if described else describe_tars(data, workers)
+    dataset = Dataset.load(data) if described else describe_tars(data, workers, label_key)
     from pipeline.compute_stats import complete
 
     complete(dataset, workers)

@@ -9,17 +9,18 @@ import xxhash
 
 from shards import images, tars
 from shards.errors import InputError, Unreadable
-from shards.sources.webdataset import class_name, read_label
+from shards.sources.sample_labels import class_name, contradiction, read_label
 
 
 class SampleCheck(NamedTuple):
-    """What a sample holds: its class number, its image's width and height, the name that it gives its class; what is
-    wrong with it, and what its decoder only warns of (None for nothing)."""
+    """What a sample holds: its class number, its image's width and height, the name that it gives its class, how that
+    contradicts itself; what is wrong with it, and what its decoder only warns of (None for nothing)."""
 
     label: int = -1
     width: int = 0
     height: int = 0
     class_name: str | None = None
+    contradiction: str | None = None
     problem: str | None = None
     warning: str | None = None
 
@@ -34,7 +35,11 @@ def check_sample(file: int, where: str, sample: tars.TarSample, decode: bool) ->
     except InputError as error:
         return SampleCheck(problem=str(error).partition(": ")[2])
     description = tars.description(file, sample)
-    labeled = SampleCheck(label, class_name=class_name(sample, description))
+    labeled = SampleCheck(
+        label,
+        class_name=class_name(sample, description),
+        contradiction=contradiction(sample, description, label),
+    )
     if sample.image.size > images.MAX_BYTES:
         return labeled._replace(problem=f"its image has {sample.image.size} bytes, more than {images.MAX_BYTES}")
     data = os.pread(file, sample.image.size, sample.image.offset)

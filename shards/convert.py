@@ -27,6 +27,7 @@ from shards.processes import cores, run_jobs
 from shards.records import Sizes, Split
 from shards.sources.base import Source
 from shards.sources.detect import find_source
+from shards.sources.told import with_names_compared
 from shards.tars import BLOCK
 from shards.write_shard import ImageOptions, ShardJob, WrittenShard, image_table, read_image, write_shard
 
@@ -83,7 +84,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
         (out / CATALOG).unlink(missing_ok=True)
         catalog = Catalog(out / CATALOG)
         for name, images in source.splits.items():
-            catalog.add(name, images, source.classes)
+            catalog.add(name, with_names_compared(images, source.classes, source.notices), source.classes)
         _give_notice(source.notices, options.strict)
         plan = plan or _plan(options, source, catalog.digest())
         if finished := load_finished(out, plan):

@@ -1,5 +1,6 @@
 """Describes WebDataset tars that others made, so that they can be trained on as they are. No tar is written to."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,32 +16,43 @@ from shards.index import entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard, Sizes, Split
 from shards.sources.labels import class_words
-from shards.sources.webdataset import class_names, tars_by_split
+from shards.sources.sample_labels import Tally, class_names
+from shards.sources.told import refuse_gaps
+from shards.sources.webdataset import check_labels, tars_by_split
 
 
 @dataclass(frozen=True)
 class DescribedTar:
-    """A tar: `images` (N x 3) has class number, width and height of each sample that can be used, `class_names` for
-    each class number the names that its samples give it."""
+    """A tar: `images` (N x 3) has class number, width and height of each sample that can be used, `tally` what these
+    tell of their classes."""
 
     shard: Shard
     quarantined: tuple[Quarantined, ...]
     images: npt.NDArray[np.int32]
-    class_names: dict[int, set[str]]
+    tally: Tally
 
 
-def describe_tars(root: Path, workers: int | None = None) -> Dataset:
+def describe_tars(root: Path, workers: int | None = None, label_key: str | None = None) -> Dataset:
     """Describes the WebDataset tars in a folder as they are: writes each one's index where there is none, and
     `dataset.json`. What cannot be trained on is named there and is not in the index.
 
-    Raises: InputError when tars have no split in their names, cannot be read, or have an index that does not fit them.
+    Args: label_key: "cls" when the class numbers count, whatever keys and `.json` tell. Raises: InputError when tars
+    have no split in their names, cannot be read, or have an index that does not fit them, and when labels contradict
+    what keys and `.json` tell.
     """
+    if label_key not in (None, "cls"):
+        remedy = f"`python cli.py shard --label-key {label_key}` writes tars that have it"
+        raise InputError(f"--label-key {label_key}: training reads .cls, and tars stay as they are here: {remedy}")
     with locked(root):
         grouped = tars_by_split(root)
         paths = [tar for group in grouped.values() for tar in group]
         described = run_jobs(describe_tar, [(tar,) for tar in paths], workers or cores(), "describe tars", None)
         by_path = dict(zip(paths, described, strict=True))
-        classes = class_names(tar.class_names for tar in described)
+        notices = [] if label_key is not None else check_labels(paths, [tar.tally for tar in described])
+        first = {label: image for tar in described for label, image in tar.tally.first.items()}
+        numbers = {label: image for label, image in first.items() if isinstance(label, int)}
+        refuse_gaps(numbers)
+        classes = class_names((tar.tally.told for tar in described), max(numbers, default=-1))
         known = class_words(root)
         dataset = Dataset(
             root=root,
@@ -59,6 +71,8 @@ def describe_tars(root: Path, workers: int | None = None) -> Dataset:
             versions={},
         )
         dataset.save()
+        for text in notices:
+            print(f"notice: {text}", file=sys.stderr, flush=True)
         return dataset
 
 
@@ -81,7 +95,7 @@ def _split(root: Path, name: str, described: list[DescribedTar], classes: int) -
 def describe_tar(tar: Path) -> DescribedTar:
     """Describes a tar and writes its index where it has none."""
     entries, bad, images, count = [], [], [], 0
-    names: dict[int, set[str]] = {}
+    tally = Tally()
     repeated = _repeated(tar)
     with tars.opened(tar) as file:
         for sample in tars.samples(tar):
@@ -93,7 +107,7 @@ def describe_tar(tar: Path) -> DescribedTar:
             else:
                 entries.append(entry(sample.parts))
                 images.append((check.label, check.width, check.height))
-                names.setdefault(check.label, set()).update([check.class_name] if check.class_name else [])
+                tally.add(str(tar), key, check.label, check.class_name, check.contradiction)
             tick(1, sample.image.size if sample.image else 0)
     path = tar.with_suffix(".idx")
     if not path.exists():
@@ -101,7 +115,7 @@ def describe_tar(tar: Path) -> DescribedTar:
     elif sorted(read_index(path)) != sorted(entries):
         raise InputError(f"{path} does not list the samples of {tar.name} that can be used: delete it, then try again")
     shard = Shard(tar.name, count, tar.stat().st_size, sha256(tar))
-    return DescribedTar(shard, tuple(bad), np.array(images, np.int32).reshape(-1, 3), names)
+    return DescribedTar(shard, tuple(bad), np.array(images, np.int32).reshape(-1, 3), tally)
 
 
 def _repeated(tar: Path) -> dict[str, str]:

@@ -19,6 +19,8 @@ from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard
+from shards.sources.sample_labels import Tally
+from shards.sources.told import contradictions
 from shards.wording import counted
 
 SCHEMA = 1
@@ -72,6 +74,7 @@ class ShardToVerify(NamedTuple):
     samples: int  # that are not quarantined
     classes: tuple[str, ...]
     quarantined: set[str]
+    is_ours: bool  # written by `shard`
 
     @property
     def tar(self) -> Path:
@@ -91,7 +94,15 @@ def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: 
     with locked(root):
         dataset = Dataset.load(root)
         shards = [
-            ShardToVerify(root, name, shard, split.samples_in(shard), dataset.classes, split.quarantined_in(shard.name))
+            ShardToVerify(
+                root=root,
+                split=name,
+                shard=shard,
+                samples=split.samples_in(shard),
+                classes=dataset.classes,
+                quarantined=split.quarantined_in(shard.name),
+                is_ours=bool(dataset.plan),
+            )
             for name, split in dataset.splits.items()
             for shard in split.shards
         ]
@@ -100,8 +111,10 @@ def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: 
         results = run_jobs(verify_shard, jobs, workers or cores(), "verify", total)
         report = Report()
         hashes: dict[str, dict[str, npt.NDArray[np.uint64]]] = {}
-        for shard, (shard_report, hashed) in zip(shards, results, strict=True):
+        first: dict[str, tuple[int, str]] = {}  # by name of a class, the first number and sample that have it
+        for shard, (shard_report, hashed, tally) in zip(shards, results, strict=True):
             report.add(shard_report)
+            report.warnings += [shard.problem(None, text) for text in contradictions(tally.told, first)]
             hashes.setdefault(shard.split, {})[shard.shard.name] = hashed
         for name, by_shard in hashes.items():
             report.warnings += _shared_keys(root, name, by_shard)
@@ -110,9 +123,9 @@ def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: 
         return report
 
 
-def verify_shard(job: ShardToVerify, decode: bool) -> tuple[Report, npt.NDArray[np.uint64]]:
-    """One shard's problems, and a hash of each key in its index."""
-    report = Report()
+def verify_shard(job: ShardToVerify, decode: bool) -> tuple[Report, npt.NDArray[np.uint64], Tally]:
+    """One shard's problems, a hash of each key in its index, and what its samples tell of their classes."""
+    report, tally = Report(), Tally()
     indexed: dict[str, tars.TarSample] | None = None
     try:
         samples = map(_indexed, read_index(job.tar.with_suffix(".idx")))
@@ -121,19 +134,28 @@ def verify_shard(job: ShardToVerify, decode: bool) -> tuple[Report, npt.NDArray[
         report.damaged.append(job.problem(None, str(error)))
     try:
         with tars.opened(job.tar) as file:
-            _verify_tar(job, file, indexed, decode, report)
+            _verify_tar(job, file, indexed, decode, report, tally)
         if sha256(job.tar) != job.shard.sha256 and report.intact and not job.quarantined:
             reason = "its bytes changed (SHA-256) although no image or class in it did: bring an undamaged copy"
             report.damaged.append(job.problem(None, reason))
     except InputError as error:
         report.damaged.append(job.problem(None, str(error)))
-    return report, np.array([_hash(key) for key in indexed or ()], np.uint64)
+    if tally.contradiction:
+        key, reason = tally.contradiction
+        report.warnings.append(job.problem(key, f"{reason} ({tally.contradictory} such in this shard)"))
+    return report, np.array([_hash(key) for key in indexed or ()], np.uint64), tally
 
 
 def _verify_tar(
-    job: ShardToVerify, file: int, indexed: dict[str, tars.TarSample] | None, decode: bool, report: Report
+    job: ShardToVerify,
+    file: int,
+    indexed: dict[str, tars.TarSample] | None,
+    decode: bool,
+    report: Report,
+    tally: Tally,
 ) -> None:
-    """Adds to the report what is wrong with an open tar, with its samples, and with its index if that can be read."""
+    """Adds to the report what is wrong with an open tar, with its samples, and with its index if that can be read; and
+    to the tally what they tell of their classes."""
     report.bytes = os.fstat(file).st_size
     if report.bytes != job.shard.bytes:
         reason = f"it has {report.bytes} bytes, and {FILE} says {job.shard.bytes}"
@@ -158,10 +180,11 @@ def _verify_tar(
             report.bad += [job.problem(key, repeated[key])] * times[key]
             continue
         check = check_sample(file, job.shard.name, sample, decode)
-        if problem := check.problem or _wrong_class(check, job.classes):
+        if problem := check.problem or _wrong_class(check, job):
             report.bad.append(job.problem(key, problem))
-        elif check.warning:
-            report.warnings.append(job.problem(key, check.warning))
+        else:
+            tally.add(job.shard.name, key, check.label, check.class_name, check.contradiction)
+            report.warnings += [job.problem(key, check.warning)] if check.warning else []
         report.samples += 1
         tick(1, sample.image.size if sample.image else 0)
     if indexed is not None and not report.damaged:
@@ -173,13 +196,13 @@ def _verify_tar(
         report.damaged.append(job.problem(None, reason))
 
 
-def _wrong_class(check: SampleCheck, classes: tuple[str, ...]) -> str | None:
+def _wrong_class(check: SampleCheck, job: ShardToVerify) -> str | None:
     """What is wrong with a sample's class number, None for nothing."""
-    if check.label >= len(classes):
-        return f"its class number {check.label} is none of the {counted(classes, 'class')}"
-    name = classes[check.label]
-    # A class whose samples disagree on its name is called by its number
-    if check.class_name in (None, name) or name == str(check.label):
+    if check.label >= len(job.classes):
+        return f"its class number {check.label} is none of the {counted(job.classes, 'class')}"
+    name = job.classes[check.label]
+    # In tars that others made, a class whose samples disagree on its name is called by its number
+    if check.class_name in (None, name) or (name == str(check.label) and not job.is_ours):
         return None
     return f"its class number {check.label} is {name} and it says {check.class_name}"
 
@@ -254,7 +277,9 @@ def show(report: Report, root: Path, quarantined: bool) -> str:
     """The report for a person: a line for each problem, then a summary."""
     lines = [f"bad: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.bad]
     lines += [f"damaged: {problem.shard}: {problem.reason}" for problem in report.damaged]
-    lines += [f"warning: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.warnings]
+    for problem in report.warnings:
+        key = f"{problem.key}: " if problem.key is not None else ""
+        lines.append(f"warning: {problem.shard}: {key}{problem.reason}")
     summary = f"{root}: {counted(report.samples, 'sample')}, {report.bytes / 1e6:,.1f} MB: "
     if report.intact:
         return "\n".join([*lines, f"{summary}intact"])

@@ -30,7 +30,7 @@ def find_source(
     if kind == "parquet":
         return find_parquet(root, scratch, workers, label_key)
     if kind == "webdataset":
-        return find_webdataset(root, workers)
+        return find_webdataset(root, workers, label_key)
     if label_key is not None:
         raise InputError(f"--label-key is for parquet files and WebDataset tars, and {root} holds {kind}: leave it out")
     return {"folders": find_folders, "archives": find_archives, "kaggle": find_kaggle}[kind](root)

@@ -2,11 +2,13 @@
 shows labels that are wrong."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from shards.errors import InputError
+from shards.sources.base import SourceImage
 
 WNID = re.compile(r"n\d{8}")
+WNID_IN_PATH = re.compile(r"(?:^|[/_])(n\d{8})(?=[/_.]|$)")
 # By class number, the names that its images tell and the first image that tells each, as people find it
 Told = Mapping[int, Mapping[str, str]]
 MOST_EMPTY = 21_841  # ImageNet's classes, all of them: a set may have few, and their numbers be those of all
@@ -33,16 +35,20 @@ def told_names(told: Told) -> dict[int, str]:
     return {number: name for number, name in only.items() if len(classes[name]) == 1}
 
 
-def refuse_contradictions(told: Told, remedy: str) -> None:
-    """Raises InputError, naming both images, when images that tell one name are of two classes."""
-    first: dict[str, tuple[int, str]] = {}
+def contradictions(told: Told, first: dict[str, tuple[int, str]]) -> Iterator[str]:
+    """Images that tell one name and are of two classes. Args: first: by name, the first class and image, which this
+    adds to."""
     for number, names in sorted(told.items()):
         for name, image in names.items():
             other, other_image = first.setdefault(name, (number, image))
             if other != number:
-                raise InputError(
-                    f"{other_image} tells {name} and is of class {other}, {image} of class {number}: {remedy}"
-                )
+                yield f"{other_image} tells {name} and is of class {other}, {image} of class {number}"
+
+
+def refuse_contradictions(told: Told, remedy: str) -> None:
+    """Raises InputError, naming both images, when images that tell one name are of two classes."""
+    for text in contradictions(told, {}):
+        raise InputError(f"{text}: {remedy}")
 
 
 def several_names(told: Told) -> list[str]:
@@ -55,6 +61,22 @@ def several_names(told: Told) -> list[str]:
     more = f", and so in {len(mixed) - 1} more classes" if len(mixed) > 1 else ""
     images = f"{one} ({image}) and {other} ({other_image})"
     return [f"images of class {number} tell several names, {images}{more}: their labels count"]
+
+
+def with_names_compared(
+    images: Iterable[SourceImage], classes: Sequence[str], notices: list[str]
+) -> Iterator[SourceImage]:
+    """The images as they are, and a notice of those that have another WNID in their path than their class's."""
+    different, first = 0, ""
+    for image in images:
+        name = classes[image.label]
+        others = [wnid for wnid in WNID_IN_PATH.findall(image.name) if wnid != name]
+        if others and WNID.fullmatch(name):
+            different += 1
+            first = first or f"{image.name} has {others[0]} in its name and is of class {name}"
+        yield image
+    if different:
+        notices.append(f"{first} ({different} such): names do not count, so correct the labels if they are wrong")
 
 
 def refuse_gaps(labels: Mapping[int, str]) -> None:

@@ -1,10 +1,7 @@
 """WebDataset tars as a source: the split in a tar's name, the class number in a sample's `.cls`, the class's name."""
 
-import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from shards import tars
 from shards.errors import InputError
@@ -12,34 +9,86 @@ from shards.hidden import visible
 from shards.processes import run_jobs, tick
 from shards.sources.base import Source, SourceImage, split_of
 from shards.sources.labels import class_words
+from shards.sources.sample_labels import (
+    REMEDY,
+    Tally,
+    class_name,
+    class_names,
+    contradiction,
+    hint,
+    read_label_of,
+)
+from shards.sources.told import merged, refuse_contradictions, refuse_gaps, several_names
 
 
-def find_webdataset(root: Path, workers: int) -> Source:
-    """Tars of `KEY.jpg` (jpeg, png, webp) and `KEY.cls`, each named after its split."""
+def find_webdataset(root: Path, workers: int, label_key: str | None = None) -> Source:
+    """Tars of `KEY.jpg` (jpeg, png, webp) and `KEY.cls`, each named after its split.
+
+    Args: label_key: an extension or a field of `.json` that holds the label, None for `.cls`. Raises: InputError when
+    labels contradict what keys and `.json` tell, unless `label_key` says what counts.
+    """
     grouped = tars_by_split(root)
-    jobs = [(tar,) for group in grouped.values() for tar in group]
-    names = class_names(run_jobs(read_classes, jobs, workers, "read labels", None))
-    splits = {split: _images(group) for split, group in grouped.items()}
-    return Source("webdataset", root, names, splits, class_words(root), tuple(tar for (tar,) in jobs))
+    jobs = [(tar, label_key) for group in grouped.values() for tar in group]
+    tallies: list[Tally] = run_jobs(read_labels, jobs, workers, "read labels", None)
+    notices = [] if label_key is not None else check_labels([tar for tar, _ in jobs], tallies)
+    numbers, classes = _classes(tallies, len(grouped["train"]))
+    splits = {split: _images(group, numbers, label_key) for split, group in grouped.items()}
+    return Source("webdataset", root, classes, splits, class_words(root), tuple(tar for tar, _ in jobs), notices)
 
 
-def _images(group: list[Path]) -> Iterator[SourceImage]:
+def _images(group: list[Path], numbers: dict[int | str, int], label_key: str | None) -> Iterator[SourceImage]:
     for tar in group:
         with tars.opened(tar) as file:
             for sample in tars.samples(tar):
-                if (fault := sample.fault) or sample.image is None:
-                    raise InputError(_unusable(tar, sample, fault))
-                label = read_label(file, str(tar), sample)
+                fault = sample.fault if label_key is None or sample.image is None else None
+                if fault or sample.image is None:
+                    raise InputError(_unusable(tar, file, sample, fault))
+                label = read_label_of(file, str(tar), sample, label_key)
                 name, offset, size = sample.image
-                yield SourceImage(tar.name, offset, size, f"{tar.name}/{name}", label)
+                yield SourceImage(tar.name, offset, size, f"{tar.name}/{name}", numbers[label])
 
 
-def _unusable(tar: Path, sample: tars.TarSample, fault: str | None) -> str:
+def check_labels(paths: Sequence[Path], tallies: Sequence[Tally]) -> list[str]:
+    """Notices of what is doubtful about the labels of these tars. Raises InputError when they contradict what keys and
+    `.json` tell."""
+    for path, tally in zip(paths, tallies, strict=True):
+        if tally.contradiction:
+            key, reason = tally.contradiction
+            raise InputError(f"{path}: sample {key}: {reason} ({tally.contradictory} such in this tar): {REMEDY}")
+    told = merged(tally.told for tally in tallies)
+    refuse_contradictions(told, REMEDY)
+    return several_names(told)
+
+
+def _classes(tallies: Sequence[Tally], train: int) -> tuple[dict[int | str, int], tuple[str, ...]]:
+    """The class number of each label, and the classes' names. Args: train: how many of the tars are of the train split,
+    which come first."""
+    first: dict[int | str, str] = {}
+    for tally in tallies:
+        first = {**tally.first, **first}
+    texts = sorted(label for label in first if isinstance(label, str))
+    numbers = {label: sample for label, sample in first.items() if isinstance(label, int)}
+    if not texts:
+        refuse_gaps(numbers)
+        highest = max(numbers, default=-1)
+        return {label: label for label in numbers}, class_names((tally.told for tally in tallies), highest)
+    if numbers:
+        number, sample = next(iter(numbers.items()))
+        raise InputError(f"{sample} has the label {number}, and {first[texts[0]]} {texts[0]!r}: use numbers or names")
+    known = {label for tally in tallies[:train] for label in tally.first}
+    if unknown := [label for label in texts if label not in known]:
+        raise InputError(f"{first[unknown[0]]} is of class {unknown[0]!r}, which the train split lacks")
+    return {label: number for number, label in enumerate(texts)}, tuple(texts)
+
+
+def _unusable(tar: Path, file: int, sample: tars.TarSample, fault: str | None) -> str:
     """The message for a sample that is not an image with a class."""
     rest = next((other for other in tars.samples(tar) if other.key == sample.key and other != sample), None)
     if rest:
         return f"{tar}: sample {sample.key}: {tars.repeated(sample.parts, rest.parts)}"
     remedy = "repair the tar, or train on it where it is: `python cli.py index` skips such samples"
+    if sample.image and not sample.part("cls"):
+        remedy = f"say with --label-key where its label is ({hint(file, sample)})"
     return f"{tar}: sample {sample.key} has {fault}: {remedy}"
 
 
@@ -57,47 +106,14 @@ def tars_by_split(root: Path) -> dict[str, list[Path]]:
     return {split: grouped[split] for split in sorted(grouped, key=["train", "val", "test"].index)}
 
 
-def read_label(file: int, where: str, sample: tars.TarSample) -> int:
-    """A sample's class number. Raises InputError when `.cls` is not a number below a million."""
-    part = sample.part("cls")
-    assert part, "a sample without a class number has none to be read"
-    _, offset, size = part
-    text = os.pread(file, min(size, 32), offset)
-    if size > len(text) or not re.fullmatch(rb"\s*\d{1,6}\s*", text):
-        raise InputError(f"{where}: {sample.key}.cls holds {text!r} and should be a class number, like 7")
-    return int(text)
-
-
-def read_classes(tar: Path) -> dict[int, set[str]]:
-    """A tar's class numbers, and the names that its samples give each."""
-    classes: dict[int, set[str]] = {}
+def read_labels(tar: Path, label_key: str | None) -> Tally:
+    """A tar's labels, and what its samples tell of them."""
+    tally = Tally()
     with tars.opened(tar) as file:
         for sample in tars.samples(tar):
-            if sample.part("cls"):
-                name = class_name(sample, tars.description(file, sample))
-                classes.setdefault(read_label(file, str(tar), sample), set()).update([name] if name else [])
+            if label_key is not None or sample.part("cls"):
+                label, about = read_label_of(file, str(tar), sample, label_key), tars.description(file, sample)
+                doubt = contradiction(sample, about, label) if isinstance(label, int) else None
+                tally.add(str(tar), sample.key, label, class_name(sample, about), doubt)
             tick(1, 0)
-    return classes
-
-
-def class_name(sample: tars.TarSample, description: dict[str, Any]) -> str | None:
-    """The name that a sample gives its class: its description's WNID, otherwise that at the beginning of its key."""
-    if isinstance(wnid := description.get("wnid"), str):
-        return wnid
-    match = re.match(r"n\d{8}(?=_|$)", sample.name)
-    return match.group() if match else None
-
-
-def class_names(by_tar: Iterable[dict[int, set[str]]]) -> tuple[str, ...]:
-    """The names of the classes 0, 1, ...: the name that all samples of a class give it, otherwise its number.
-
-    Args: by_tar: what `read_classes` returns for each tar.
-    """
-    names: dict[int, set[str]] = {}
-    for classes in by_tar:
-        for label, given in classes.items():
-            names.setdefault(label, set()).update(given)
-    return tuple(
-        next(iter(names[label])) if len(names.get(label, ())) == 1 else str(label)
-        for label in range(max(names, default=-1) + 1)
-    )
+    return tally
