@@ -72,7 +72,8 @@ def class_images(root: Path, split: str, classes: Iterable[str]) -> Iterator[Sou
             raise InputError(f"{root / split}: {other} and {name} are one name in two Unicode forms: rename one")
     for label, name in enumerate(classes):
         if folder := folders.get(normal(name)):
-            yield from _files(root, f"{split}/{folder}", label, entered)
+            boxes = f"{split}/{folder}/{folder}_boxes.txt"  # Tiny ImageNet's, of no use here
+            yield from (image for image in _files(root, f"{split}/{folder}", label, entered) if image.name != boxes)
 
 
 def flat_images(root: Path, folder: str, labels: Labels, notices: list[str]) -> Iterator[SourceImage]:

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from shards.sources import labels
 from tests.support import source_layouts as layouts
 from tests.support.source_checks import contents, expected, listed, refused
-from tests.support.source_layouts import TRAIN, VAL, in_split, write
+from tests.support.source_layouts import TRAIN, VAL, WORDS, in_split, write
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -89,6 +89,26 @@ def test_a_devkit_of_other_content_is_refused(tiny_samples, tmp_path, without, t
     layouts.archives(tmp_path, tiny_samples)
     write(tmp_path / labels.DEVKIT, layouts.devkit(tiny_samples, without, truth))
     refused(tmp_path, complaint)
+
+
+def test_tiny_imagenet_is_read_as_it_is_shipped(tiny_samples, tmp_path):
+    root = tmp_path / "tiny-imagenet-200"
+    wnids = sorted({sample.wnid for sample in tiny_samples})
+    for sample in tiny_samples:
+        folder = f"train/{sample.wnid}/images" if sample.split == "train" else "val/images"
+        write(root / folder / f"{sample.stem}.JPEG", sample.jpeg)
+    for wnid in wnids:
+        write(root / "train" / wnid / f"{wnid}_boxes.txt", f"{wnid}_0.JPEG\t0\t62\t2\t31\n")
+    lines = [f"{sample.stem}.JPEG\t{sample.wnid}\t0\t32\t44\t62\n" for sample in in_split(tiny_samples, "val")]
+    write(root / "val" / "val_annotations.txt", "".join(lines))
+    write(root / "test" / "images" / "test_0.JPEG", tiny_samples[0].jpeg)
+    write(root / "wnids.txt", "".join(f"{wnid}\n" for wnid in reversed(wnids)))
+    write(root / "words.txt", "".join(f"{wnid}\t{words}\n" for wnid, words in WORDS.items()) + "n00001740\tentity\n")
+    dataset = write_dataset(root, tmp_path / "set", ConvertOptions(strict=True))
+    assert contents(dataset) == expected(tiny_samples) and dataset.words == WORDS
+    assert not any(split.skipped for split in dataset.splits.values())
+    write(root / "val" / "val_annotations.txt", "val_0.JPEG n01440764\n")
+    refused(root, r"line 1: .* is not Tiny ImageNet's FILE WNID X Y X Y with tabs between them")
 
 
 def test_a_damaged_devkit_is_refused(tiny_samples, tmp_path, monkeypatch):
