@@ -416,11 +416,10 @@ def train(**options: Any) -> None:
 
     SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
     """
-    from shards.dataset import Dataset
-    from shards.remote import locate
+    from trainer.run_folder import check_start
 
     config = TrainConfig(**length_of(options))
-    Dataset.load(locate(config.data, config.cache, config.cache_size)).split("train")
+    check_start(config)
     from trainer import train as training
     from trainer.preemption import EXIT_PREEMPTED, Preempted
 
@@ -453,15 +452,16 @@ def train(**options: Any) -> None:
 @decoding
 def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
     """Measure a checkpoint's top-1 and top-5 error."""
+    from pipeline.order import check_batch_size
     from shards.dataset import Dataset
     from trainer.run_folder import find_checkpoint
 
+    check_batch_size(options["batch_size"], gpus or 1)
     Dataset.load(data).split(options["split"])
-    find_checkpoint(options["checkpoint"])
-    from trainer.evaluate import EvalOptions, evaluate_run
-    from trainer.launch import launch
+    options["checkpoint"] = find_checkpoint(options["checkpoint"])
+    from trainer.evaluate import EvalOptions, run_evaluation
 
-    launch(evaluate_run, gpus, device, data, EvalOptions(**options))
+    run_evaluation(data, gpus, device, EvalOptions(**options))
 
 
 @main.command("throughput-bench")

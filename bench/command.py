@@ -24,6 +24,7 @@ from bench.text_table import table
 from bench.tune import tune_rank
 from pipeline.compute_stats import complete
 from pipeline.geometry import SIZE
+from pipeline.order import check_batch_size
 from shards.atomic import atomic_write
 from shards.convert import write_dataset
 from shards.dataset import Dataset
@@ -67,6 +68,7 @@ def run(config: BenchConfig) -> None:
 
 def check(config: BenchConfig) -> None:
     """Raises InputError for options that do not go together, before anything is measured."""
+    check_batch_size(config.batch_size, config.gpus or 1)
     if config.tune:
         ineffective = {
             "--json": config.json_path,

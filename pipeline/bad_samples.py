@@ -26,7 +26,7 @@ class BadSamples:
     def __init__(self, samples: Samples, max_bad: float, probe: dict[str, Any]):
         self.samples, self.probe = samples, probe
         self.max_count = max(1, int(max_bad * len(samples)))
-        self.reasons: dict[SampleId, str] = {}
+        self.reasons: dict[SampleId, str] = dict(samples.masked)
 
     def mask(self, rows: np.ndarray) -> np.ndarray:
         """Which of the samples (rows of (shard, number)) are bad, as booleans."""
@@ -79,11 +79,13 @@ class BadSamples:
                 continue
             self.reasons[sample] = reason
             message = f"{self.samples.tars[sample[0]]}: {self.samples.name(sample)} cannot be decoded ({reason})"
-            notice(f"{message}: skipped, {len(self.reasons)} so far")
-            if len(self.reasons) > self.max_count:
+            count = len(self.reasons) - len(self.samples.masked)
+            notice(f"{message}: skipped, {count} so far")
+            if count > self.max_count:
                 folder = "DIR" if self.samples.dataset.remote else self.samples.dataset.root
-                remedy = f"`python cli.py verify {folder} --decode --quarantine` takes them out"
-                raise InputError(f"{message}, and --max-bad allows {self.max_count} such: {remedy}, or allow more")
+                remedy = f"`python cli.py verify {folder} --decode --quarantine` takes all such out of the data set"
+                allowed = f"and --max-bad of `train` allows {self.max_count} such"
+                raise InputError(f"{message}, {allowed}: {remedy}, with which --resume auto goes on; or allow more")
 
 
 def decode_error(jpeg: bytes, probe: dict[str, Any]) -> str | None:

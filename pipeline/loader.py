@@ -17,13 +17,12 @@ from nvidia.dali.pipeline import OperatorConcurrency
 
 from pipeline import graph
 from pipeline.bad_samples import BadSamples
-from pipeline.order import Augmentation, Draws, EpochOrder, RankSlice, draw
+from pipeline.order import Augmentation, Draws, EpochOrder, RankSlice, check_batch_size, draw
 from pipeline.readers import BatchReader
-from pipeline.samples import Samples
+from pipeline.samples import Samples, check_enough
 from pipeline.settings import Settings
 from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.wording import counted
 
 BAD_LABEL = -1  # the label of an image that cannot be decoded; another image stands in for it
 VIEWS = ("train", "center", "ten", "patch", "decode", "read")
@@ -76,9 +75,7 @@ class Loader:
     ):
         if view not in VIEWS:
             raise ValueError(f"view {view!r} is not one of {VIEWS}")
-        world_size = rank_slice.world_size
-        if batch_size % world_size:
-            raise InputError(f"--batch-size {batch_size} does not divide by {world_size} devices: choose a multiple")
+        check_batch_size(batch_size, rank_slice.world_size)
         self.dataset, self.view, self.batch_size = dataset, view, batch_size
         self.settings, self.rank_slice, self.augmentation = settings, rank_slice, augmentation
         self.samples = Samples(dataset, split)
@@ -94,11 +91,8 @@ class Loader:
         self.decoder = graph.decoder_options(self.device_id is not None, settings.hw_decoder_load, largest)
         probe = self._options(batch_size=1, num_threads=1, prefetch_queue_depth=1)
         self.bad_samples = BadSamples(self.samples, max_bad, probe)
-        if view == "train" and len(self.samples) < batch_size:
-            raise InputError(
-                f"{dataset.where}: the {split} split holds {counted(self.samples, 'sample')}, fewer than one batch "
-                f"of {batch_size}: choose a --batch-size of at most {len(self.samples)}"
-            )
+        if view == "train":
+            check_enough(dataset, split, batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
         """The epoch's samples as rows (shard, number), num_batches x batch_size x 2, over all ranks."""

@@ -38,6 +38,12 @@ class RankSlice(NamedTuple):
         return slice(self.rank * part, (self.rank + 1) * part)
 
 
+def check_batch_size(batch_size: int, world_size: int) -> None:
+    """Raises InputError for a global batch that the devices cannot share equally."""
+    if batch_size % world_size:
+        raise InputError(f"--batch-size {batch_size} does not divide by {world_size} devices: choose a multiple")
+
+
 class Augmentation(NamedTuple):
     """What is random about the training images.
 

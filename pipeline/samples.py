@@ -5,7 +5,9 @@ import sys
 import numpy as np
 
 from shards.dataset import Dataset
-from shards.index import components
+from shards.errors import InputError
+from shards.index import components, index_tar
+from shards.wording import counted
 
 SampleId = tuple[int, int]  # the number of its shard in the split, and its own in that shard's index
 
@@ -13,8 +15,9 @@ SampleId = tuple[int, int]  # the number of its shard in the split, and its own 
 class Samples:
     """A split's samples, each named by a `SampleId`.
 
-    `shards` and `tars` are the split's, in order, and `shard_sizes` the samples of each. Raises: InputError when the
-    split is absent, or a tar is missing or damaged. A missing or stale index is rebuilt, with a notice.
+    `shards` and `tars` are the split's, in order, and `shard_sizes` the samples of each; `masked` says of those that
+    were quarantined after a run began why they are bad. Raises: InputError when the split is absent, or a tar is
+    missing or damaged. A missing or stale index is rebuilt, with a notice.
     """
 
     def __init__(self, dataset: Dataset, split: str):
@@ -27,7 +30,20 @@ class Samples:
         sizes = {shard.name: size for shard, size in zip(self.shards, self.shard_sizes, strict=True)}
         begins = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
         self._begins = np.array([begins[shard.name] for shard in self.shards], np.int64)
+        self.masked = {
+            (number, row): "it is quarantined"
+            for number in range(len(self.shards))
+            for row in self._masked_rows(number)
+        }
         self._lines: tuple[int, list[str]] = (-1, [])  # of the shard that was last asked for a name
+
+    def _masked_rows(self, number: int) -> list[int]:
+        shard, described = self.shards[number], self.dataset.split(self.split)
+        later = self.dataset.masked_in(self.split, shard.name)
+        if not later:
+            return []
+        left = {*index_tar(self.dataset.root / shard.name, described.quarantined_in(shard.name) | later)}
+        return [row for row, line in enumerate(self.dataset.lines(self.split, shard)) if line not in left]
 
     def __len__(self) -> int:
         return sum(self.shard_sizes)
@@ -54,6 +70,16 @@ class Samples:
         with self.dataset.open(self.shards[sample[0]]) as file:
             file.seek(where["offset"])
             return file.read(where["size"])
+
+
+def check_enough(dataset: Dataset, split: str, batch_size: int) -> None:
+    """Raises InputError when a split has fewer samples than a training batch."""
+    samples = dataset.split(split).samples
+    if samples < batch_size:
+        raise InputError(
+            f"{dataset.where}: the {split} split holds {counted(samples, 'sample')}, fewer than one batch "
+            f"of {batch_size}: choose a --batch-size of at most {samples}"
+        )
 
 
 def notice(text: str) -> None:

@@ -1,6 +1,6 @@
 """The training set's mean image and RGB principal components (paper, sections 2 and 4.1), as `stats.npz`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,12 @@ from shards.errors import InputError
 from shards.wording import counted
 
 FILE = "stats.npz"
+SHAPES = {
+    "mean_image": (SIZE, SIZE, 3),
+    "channel_mean": (3,),
+    "eigenvalues": (3,),
+    "eigenvectors": (3, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -69,18 +75,31 @@ class Stats:
         with atomic_write(root / FILE) as file:
             np.savez(file, **vars(self))
 
+    def equals(self, other: "Stats") -> bool:
+        """Whether all numbers are the same."""
+        return all(np.array_equal(value, getattr(other, name)) for name, value in vars(self).items())
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Stats":
+        """From the arrays by their names. Raises KeyError for one that is missing, ValueError for one that is of
+        another shape or not finite."""
+        found = {name: np.asarray(arrays[name], np.float32 if name == "mean_image" else np.float64) for name in SHAPES}
+        for name, shape in SHAPES.items():
+            if found[name].shape != shape:
+                raise ValueError(f"{name} is not of shape {shape}")
+            if not np.isfinite(found[name]).all():
+                raise ValueError(f"{name} holds NaN or infinite numbers")
+        return cls(**found, samples=int(arrays["samples"]))
+
     @classmethod
     def load(cls, root: Path) -> "Stats":
         """Raises InputError when the file is missing, is not one of ours or has arrays of other shapes."""
         path = root / FILE
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                stats = cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+                return cls.of(arrays)
         except FileNotFoundError:
             raise InputError(f"{path} is missing: compute it with `python cli.py index {root}`") from None
         except Exception as error:  # numpy raises whatever the damage leads to
             remedy = f"delete it and run `python cli.py index {root}`"
             raise InputError(f"{path} cannot be read ({error}): {remedy}") from None
-        if stats.mean_image.shape != (SIZE, SIZE, 3) or stats.eigenvectors.shape != (3, 3):
-            raise InputError(f"{path} holds arrays of other shapes: delete it and run `python cli.py index {root}`")
-        return stats

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from shards import index
 from shards.atomic import atomic_write
 from shards.errors import InputError
 from shards.index import current_index, index_tar, read_index
@@ -30,7 +31,8 @@ class Dataset:
 
     `classes[i]` names class number i, `words` says in English what some of them are; `source` is the layout it was made
     from, `plan` identifies that source and the options; `size` is None when images keep their own, and so is
-    `max_pixels` when none was too large; `seed` and `quality` are None for tars that others made.
+    `max_pixels` when none was too large; `seed` and `quality` are None for tars that others made. `masked` are samples
+    of a split that have been quarantined since a run began that reads it: see `as_quarantined`.
     """
 
     root: Path
@@ -45,6 +47,7 @@ class Dataset:
     plan: str
     versions: dict[str, str]
     remote: Remote | None = None
+    masked: dict[str, tuple[Quarantined, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, where: Path | Remote) -> "Dataset":
@@ -77,7 +80,7 @@ class Dataset:
     def save(self) -> None:
         """Writes `dataset.json`, complete or not at all."""
         content = {"format": FORMAT, **asdict(self)}
-        del content["root"], content["remote"]
+        del content["root"], content["remote"], content["masked"]
         words = content.pop("words")
         content["classes"] = [
             {"wnid": name, **({"words": words[name]} if name in words else {})} for name in self.classes
@@ -125,8 +128,11 @@ class Dataset:
             if self.remote:
                 yield from self.remote.indices(self.root, [*shards.values()])
                 return
-            for name, (_, samples) in shards.items():
-                yield current_index(self.root / name, samples, described.quarantined_in(name), notice)
+            for name, (shard, samples) in shards.items():
+                if self.masked_in(split, name):
+                    yield index.positions(self.lines(split, shard), self.root / name)
+                else:
+                    yield current_index(self.root / name, samples, described.quarantined_in(name), notice)
 
         def state() -> bytes:
             paths = [self.root / name for name in shards]
@@ -141,7 +147,7 @@ class Dataset:
     def lines(self, split: str, shard: Shard) -> list[str]:
         """The lines of a shard's index, which has been read before, for the samples' names."""
         path = (self.root / shard.name).with_suffix(".idx")
-        if self.remote or path.exists():
+        if (self.remote or path.exists()) and not self.masked_in(split, shard.name):
             return read_index(path)
         return index_tar(self.root / shard.name, self.split(split).quarantined_in(shard.name))
 
@@ -153,6 +159,20 @@ class Dataset:
         """The same data set with more samples quarantined. The caller writes their indices."""
         changed = replace(self.splits[split], quarantined=(*self.splits[split].quarantined, *bad))
         return replace(self, splits={**self.splits, split: changed})
+
+    def as_quarantined(self, counts: Mapping[str, int]) -> "Dataset":
+        """The same as when only so many samples of each split were quarantined: those that were added to them since are
+        `masked`. They are in the order of the samples again, and not to be read."""
+        splits, masked = {}, {}
+        for name, split in self.splits.items():
+            count = counts.get(name, 0)
+            splits[name] = replace(split, quarantined=split.quarantined[:count])
+            masked[name] = split.quarantined[count:]
+        return replace(self, splits=splits, masked=masked)
+
+    def masked_in(self, split: str, shard: str) -> set[str]:
+        """The keys of a shard's samples that are `masked`."""
+        return {sample.key for sample in self.masked.get(split, ()) if sample.shard == shard}
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,8 @@
 """Checkpoints in unsharded form: what a one-device model would hold, so that any layout loads any of them.
 
-A file is safetensors: named tensors, and in its header a digest of every other byte of the file, and JSON of the step,
-the run's configuration and its validation errors so far. Loading one reads numbers and text and cannot run code. It is
+A file is safetensors: named tensors, among them the mean image and color components that the run subtracts and adds,
+and in its header a digest of every other byte of the file, and JSON of the step, the run's configuration and its
+validation errors so far. Loading one reads numbers and text and cannot run code. It is
 written under another name, synced and renamed, so a killed run leaves the one before intact; and by a thread, so that a
 step waits for a copy in memory and not for the disk.
 
@@ -17,13 +18,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import xxhash
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pipeline.stats import Stats
 from shards.atomic import atomic_copy, atomic_write
+from shards.dataset import Dataset
 from shards.errors import InputError
 from trainer.alexnet import AlexNet
 from trainer.config import TrainConfig
@@ -31,7 +35,7 @@ from trainer.optimizer import PaperSGD
 from trainer.run_folder import BEST, list_checkpoints, list_resumable, numbered, read_state
 
 FORMAT = 3
-DTYPES = {torch.float32: "F32", torch.float64: "F64"}
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 # The digest is first in the header, so that it is read, and excluded from itself, before anything is parsed
 DIGEST_FROM = 8 + len(b'{"__metadata__":{"xxh3_128":"')
 DIGEST_TO = DIGEST_FROM + 32
@@ -41,14 +45,16 @@ class CheckpointWriter:
     """Writes a run's checkpoints, one at a time, while training goes on.
 
     Args: writes: whether this process writes; all must call `save`, because each holds shards; keep: how many of the
-    newest to keep, besides the best: 490 MB each at full width.
+    newest to keep, besides the best: 490 MB each at full width; stats: what the run's images are preprocessed with.
     """
 
-    def __init__(self, run: Path, writes: bool, keep: int):
+    def __init__(self, run: Path, writes: bool, keep: int, stats: Stats | None = None):
         self.run, self.writes, self.keep = run, writes, keep
         self.thread = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
-        self.copies: dict[str, Tensor] = {}  # in the host's memory, reused by every checkpoint
+        # In the host's memory, reused by every checkpoint
+        kept = vars(stats) if stats else {}
+        self.copies = {f"stats.{name}": torch.from_numpy(np.array(value)) for name, value in kept.items()}
         for abandoned in run.glob(".*.safetensors.tmp-*") if writes else ():
             abandoned.unlink()  # of a run that was killed while it wrote
 
@@ -163,13 +169,14 @@ def verify(path: Path) -> None:
 
 
 def parse(path: Path) -> dict[str, Any]:
-    """The content of a file that `verify` has passed: step, config, errors, and the tensors of `parameters` and
-    `velocity` by name, which are read from the disk as they are used. Raises InputError for another format."""
+    """The content of a file that `verify` has passed: step, config, errors, and the tensors of `parameters`, `velocity`
+    and `stats` (empty in an older file) by name, which are read from the disk as they are used. Raises InputError for
+    another format."""
     try:
         state = read_state(path)
         if state["format"] != FORMAT:
             raise InputError(f"{path} is not a checkpoint of format {FORMAT}")
-        state |= {"parameters": {}, "velocity": {}}
+        state |= {"parameters": {}, "velocity": {}, "stats": {}}
         for name, tensor in safetensors.torch.load_file(path).items():
             kind, _, parameter = name.partition(".")
             state[kind][parameter] = tensor
@@ -184,6 +191,16 @@ def config_of(state: dict[str, Any], path: Path) -> TrainConfig:
         return TrainConfig.from_recorded(state["config"], path.parent)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not hold a run's configuration ({error!r}): give another checkpoint") from None
+
+
+def stats_of(state: dict[str, Any], path: Path, dataset: Dataset, notice: Callable[[str], None]) -> Stats:
+    """What the images of the run that wrote a checkpoint are preprocessed with: from the checkpoint, or from the data
+    set, with a notice, where an earlier version wrote it. Raises InputError when neither has it."""
+    if state["stats"]:
+        return Stats.of({name: tensor.numpy() for name, tensor in state["stats"].items()})
+    stats = Stats.load(dataset.root)
+    notice(f"{path} was written before checkpoints held the mean image: that of {dataset.where} is taken")
+    return stats
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from pipeline.loader import BAD_LABEL, Loader
 from pipeline.preprocess import Preprocess
-from pipeline.stats import Stats
+from pipeline.samples import notice
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.progress import Progress
@@ -19,6 +19,7 @@ from shards.remote import Remote
 from shards.wording import counted
 from trainer import checkpoint
 from trainer.alexnet import AlexNet, model_from_config
+from trainer.launch import launch
 from trainer.metrics import error_text
 from trainer.model_parallel import LayoutError
 from trainer.precision import Precision
@@ -37,6 +38,7 @@ def evaluate(
     precision: Precision,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    class_numbers: torch.Tensor | None = None,
 ) -> dict[str, Any] | None:
     """{"top1_error", "top5_error" (fractions), "samples"}: every sample of the loader's split counts exactly once,
     except those that cannot be decoded.
@@ -44,6 +46,8 @@ def evaluate(
     `loader` has view "center" or "ten". All processes get the same numbers. With at most five classes every
     answer is right in the top 5, and "top5_error" is None. None when `should_stop`, which is called before each batch,
     returns True.
+
+    Args: class_numbers: the model's number of each of the loader's classes, int64, where they differ.
     """
     model.eval()
     replicas = model.layout.replicas
@@ -52,6 +56,9 @@ def evaluate(
         if should_stop():
             model.train()
             return None
+        if class_numbers is not None:
+            labels = torch.where(batch.labels == BAD_LABEL, BAD_LABEL, class_numbers[batch.labels])
+            batch = batch._replace(labels=labels)
         images, labels = context.gather_batch(batch, preprocess)
         with precision.autocast():
             probabilities = model.probabilities(images.flatten(0, 1))
@@ -85,21 +92,53 @@ class EvalOptions:
     as_json: bool
 
 
-def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions) -> None:
-    """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result (rank 0 does)."""
+def run_evaluation(data: Path | Remote, gpus: int | None, device: str, options: EvalOptions) -> None:
+    """Evaluates a checkpoint, a file or the newest of a run's folder, and prints the result. Raises InputError, before
+    any process is started, for a checkpoint that is none, or that knows other classes."""
+    options = replace(options, checkpoint=find_checkpoint(options.checkpoint))
     dataset = Dataset.load(data)
-    stats = Stats.load(dataset.root)
-    file = find_checkpoint(options.checkpoint)
-    state = checkpoint.load(file)
-    if len(state["config"]["classes"]) != len(dataset.classes):
-        raise InputError(
-            f"{file} was trained on {counted(state['config']['classes'], 'class')} and {data} has "
-            f"{len(dataset.classes)}: "
-            "give the data set it was trained on"
-        )
+    dataset.split(options.split)
+    checkpoint.verify(options.checkpoint)
+    class_numbers = match_classes(dataset, checkpoint.parse(options.checkpoint), options.checkpoint)
+    launch(evaluate_rank, gpus, device, data, options, class_numbers, batch_size=options.batch_size)
+
+
+def match_classes(dataset: Dataset, state: dict[str, Any], file: Path) -> torch.Tensor | None:
+    """A checkpoint's number of each of the data set's classes, by their names; None where all are the same.
+
+    A data set whose classes have no names, only their numbers, has to have as many. Raises InputError naming the first
+    class that the checkpoint does not know.
+    """
+    trained, classes = tuple(state["config"]["classes"]), dataset.classes
+    if trained == classes:
+        return None
+    numbers = {tuple(map(str, range(len(classes))))}
+    if len(trained) == len(classes) and numbers & {trained, classes}:
+        unnamed = file if trained in numbers else dataset.where
+        notice(f"the classes of {unnamed} have no names: they are taken to be those of the other by their numbers")
+        return None
+    known = {name: number for number, name in enumerate(trained)}
+    for number, name in enumerate(classes):
+        if name not in known:
+            instead = f", where class {number} is {trained[number]}" if number < len(trained) else ""
+            raise InputError(
+                f"class {number} of {dataset.where}, {name}, is none of the {len(trained)} classes that {file} was "
+                f"trained on{instead}: give a data set of these classes"
+            )
+    notice(f"{dataset.where} has {len(classes)} of the {len(trained)} classes of {file}, or in another order: by name")
+    return torch.tensor([known[name] for name in classes])
+
+
+def evaluate_rank(
+    context: RankContext, data: Path | Remote, options: EvalOptions, class_numbers: torch.Tensor | None
+) -> None:
+    """One rank's part of `run_evaluation`; the first prints the result."""
+    dataset, file = Dataset.load(data), options.checkpoint
+    state = checkpoint.parse(file)
     config = checkpoint.config_of(state, file)
+    stats = checkpoint.stats_of(state, file, dataset, notice if context.rank == 0 else lambda text: None)
     try:
-        model = model_from_config(config, len(dataset.classes), context.layout)
+        model = model_from_config(config, len(state["config"]["classes"]), context.layout)
     except LayoutError as error:  # its remedy names --parallel, which `eval` does not have
         raise InputError(f"{error.problem}: choose --gpus 1") from None
     model.load_unsharded(state["parameters"])
@@ -113,17 +152,22 @@ def evaluate_run(context: RankContext, data: Path | Remote, options: EvalOptions
     precision = evaluation_precision(config.precision, context)
     with Progress(f"eval {split}", len(loader.samples), quiet=context.rank > 0) as progress:
         preprocess = Preprocess(stats, config.mean, context.device, precision.dtype)
-        result = evaluate(model, loader, preprocess, context, precision, progress)
+        result = evaluate(model, loader, preprocess, context, precision, progress, class_numbers=class_numbers)
     assert result is not None
     if context.rank == 0:
-        report = {"checkpoint": str(file), "step": state["step"], "split": split, "crops": crops, **result}
-        if options.as_json:
-            print(json.dumps(report))
-        else:
-            print(
-                f"{file}, {split} split, {counted(result['samples'], 'image')}, {counted(crops, 'crop')}: "
-                f"{error_text(result, digits=2)}"
-            )
+        show(options, state["step"], result)
+
+
+def show(options: EvalOptions, step: int, result: dict[str, Any]) -> None:
+    """The result on standard output."""
+    file, split, crops = options.checkpoint, options.split, options.crops
+    if options.as_json:
+        print(json.dumps({"checkpoint": str(file), "step": step, "split": split, "crops": crops, **result}))
+    else:
+        print(
+            f"{file}, {split} split, {counted(result['samples'], 'image')}, {counted(crops, 'crop')}: "
+            f"{error_text(result, digits=2)}"
+        )
 
 
 def evaluation_precision(name: str, context: RankContext) -> Precision:

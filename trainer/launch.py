@@ -28,6 +28,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing.spawn import spawn
 
+from pipeline.order import check_batch_size
 from pipeline.settings import prepare_environment
 from shards.errors import InputError
 from shards.wording import counted
@@ -57,11 +58,14 @@ class RankSpec(NamedTuple):
     address: str
 
 
-def launch(work: Work, gpus: int | None, device: str, *args: Any, parallel: str | None = None) -> None:
+def launch(
+    work: Work, gpus: int | None, device: str, *args: Any, parallel: str | None = None, batch_size: int | None = None
+) -> None:
     """Runs `work(context, *args)` in one process a device and returns when all have ended.
 
     Args: work: a module's top-level function; gpus: how many, None for torchrun's number or else 1; device: auto, cuda
-    or cpu; parallel: towers, data or hybrid, see `build_layout`; None for towers in a command that has no --parallel.
+    or cpu; parallel: towers, data or hybrid, see `build_layout`; None for towers in a command that has no --parallel;
+    batch_size: of the global batch, which the devices share.
     Raises: InputError for devices that do not exist, and for whatever InputError a rank raised.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
@@ -74,6 +78,8 @@ def launch(work: Work, gpus: int | None, device: str, *args: Any, parallel: str 
     if gpus < 1 or (parallel in ("towers", None) and gpus > 1 and gpus % 2):
         remedy = "it takes 1 (both on one device) or an even number" + (", or --parallel data" if parallel else "")
         raise InputError(f"--gpus {gpus}: AlexNet has two towers, so {remedy}")
+    if batch_size is not None and not by_torchrun:  # whose summary has what a rank raises, in the loader
+        check_batch_size(batch_size, gpus)
     local_world_size = int(os.environ["LOCAL_WORLD_SIZE"]) if by_torchrun else gpus
     prepare_environment()
     kind = choose_device(device, local_world_size, quiet=int(os.environ.get("RANK", 0)) > 0)

@@ -4,14 +4,21 @@ Nothing here imports torch, so that a wrong folder is reported at once.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.order import check_batch_size
+from pipeline.samples import check_enough
+from pipeline.stats import Stats
 from shards.atomic import atomic_write
+from shards.dataset import FILE, Dataset
 from shards.errors import InputError
-from trainer.config import TrainConfig
+from shards.remote import locate
+from trainer.config import PLATEAU, TrainConfig
 
 CONFIG = "config.json"
 BEST = "best.safetensors"
@@ -78,17 +85,55 @@ def find_checkpoint(path: Path) -> Path:
     return newest
 
 
-def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> None:
-    """Raises InputError unless `config.out` can take this run: it is free, or holds the same one and that is to be
-    resumed. Args: fingerprint: the data set's."""
-    path = config.out / CONFIG
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What `config.json` and the checkpoints hold of a run's data set: what identifies it, and, to say in words what
+    another one has otherwise, what it holds and how and when it was made."""
+    path, splits = dataset.root / FILE, dataset.splits.items()
+    return {
+        "dataset": dataset.fingerprint,
+        "classes": list(dataset.classes),
+        "data": dataset.where,  # a URL in its plain form
+        "dataset_facts": {
+            "samples": {name: split.samples for name, split in splits},
+            "quarantined": {name: len(split.quarantined) for name, split in splits},
+            **{name: getattr(dataset, name) for name in ("source", "size", "quality", "seed")},
+            "date": datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds"),
+        },
+    }
+
+
+def check_start(config: TrainConfig) -> Dataset:
+    """A run's data set, as the run began with it. Raises InputError for what can be known before torch and DALI are
+    imported, which takes seconds, and before any process is started."""
+    dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
+    if config.lr_steps == PLATEAU and "val" not in dataset.splits:
+        raise InputError(
+            f"--lr-steps {PLATEAU}, but {dataset.where} has no val split to see one on: name epochs instead"
+        )
+    check_batch_size(config.batch_size, config.gpus or 1)
+    record = check_run_folder(config, dataset, resumes(config))
+    dataset = as_begun(dataset, record)
+    check_enough(dataset, "train", config.batch_size)
+    if record is None:
+        Stats.load(dataset.root)
+    return dataset
+
+
+def resumes(config: TrainConfig) -> bool:
+    """Whether a run in the folder is to be continued, as by a worker that torchrun starts again."""
+    return config.resume == "auto" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def check_run_folder(config: TrainConfig, dataset: Dataset, resume: bool) -> dict[str, Any] | None:
+    """The record of the run that `config.out` holds, None when it is free. Raises InputError unless it can take this
+    run: it is free, or holds the same one and that is to be resumed."""
+    path, record = config.out / CONFIG, None
     if path.exists():
         if not resume:
             raise InputError(
                 f"{config.out} holds a run already: continue it with --resume auto, or choose another --out"
             )
-        if differing := _differences(path, config, fingerprint):
-            raise InputError(f"{config.out} holds a run that differs ({'; '.join(differing)}): choose another --out")
+        record = _checked_record(path, config, dataset)
     elif list_resumable(config.out):
         raise InputError(f"{config.out} holds checkpoints of a run but not its {CONFIG}: choose another --out")
     try:
@@ -98,15 +143,63 @@ def check_run_folder(config: TrainConfig, fingerprint: str, resume: bool) -> Non
             pass
     except OSError as error:
         raise InputError(f"--out {config.out} cannot be written: {error.strerror}") from None
+    return record
 
 
-def _differences(path: Path, config: TrainConfig, fingerprint: str) -> list[str]:
-    """In what a recorded run differs from the one asked for, of the things in which it must not."""
+def as_begun(dataset: Dataset, record: Mapping[str, Any] | None) -> Dataset:
+    """The data set as a run saw it that began with this record: samples that were quarantined since are masked. Where
+    it has become another one, it is returned as it is."""
+    if record is None or dataset.fingerprint == record["dataset"]:
+        return dataset
+    before = dataset.as_quarantined(record.get("dataset_facts", {}).get("quarantined", {}))
+    return before if before.fingerprint == record["dataset"] else dataset
+
+
+def _checked_record(path: Path, config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """A run's record. Raises InputError for one that differs from the run asked for, where it must not."""
     try:
-        record = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text())
         before = TrainConfig.from_recorded(record, config.out).recorded()
-        was = {"dataset": record["dataset"], **{name: before[name] for name in config.must_agree}}
-    except (ValueError, KeyError, TypeError) as error:
+        dataset = as_begun(dataset, record)
+        changes = [] if dataset.fingerprint == record["dataset"] else _changes(record, describe_data(dataset))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a run's configuration ({error!r}): choose another --out") from None
-    now = {"dataset": fingerprint, **{name: config.recorded()[name] for name in config.must_agree}}
-    return [f"{name} was {was[name]}, now {now[name]}" for name in was if was[name] != now[name]]
+    now = config.recorded()
+    if differing := [
+        f"{name} was {before[name]}, now {now[name]}"
+        for name in config.must_agree
+        if now[name] is not None and before[name] != now[name]  # None: as the run has it
+    ]:
+        raise InputError(f"{config.out} holds a run that differs ({'; '.join(differing)}): choose another --out")
+    if changes:
+        remedy = "give it the one that it began with, or choose another --out"
+        raise InputError(f"{config.out} holds a run of another data set ({'; '.join(changes)}): {remedy}")
+    if dataset.remote and any(dataset.masked.values()):
+        remedy = "copy it into a folder, and give that as --data"
+        raise InputError(f"samples of {dataset.where} were quarantined since {config.out} began: {remedy}")
+    return record
+
+
+def _changes(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, what a data set has otherwise than the one that a run recorded."""
+    was, classes, facts = record["classes"], now["classes"], record.get("dataset_facts", {})
+    words = []
+    if len(was) != len(classes):
+        words.append(f"it had {len(was)} classes, now {len(classes)}")
+    elif was != classes:
+        number = next(number for number, name in enumerate(was) if name != classes[number])
+        words.append(f"class {number} was {was[number]}, now {classes[number]}")
+    for name, value in now["dataset_facts"].items():
+        before = facts.get(name)
+        if isinstance(before, dict):  # a number a split
+            numbers = {split: (before.get(split, 0), value.get(split, 0)) for split in {**before, **value}}
+            words += [f"{split} had {a} {name}, now {b}" for split, (a, b) in numbers.items() if a != b]
+        elif name in facts and before != value and name != "date":
+            words.append(f"its {name} was {before}, now {value}")
+    if not words:
+        words.append("it holds other images, or the same in other bytes or another order")
+    if record["data"] != now["data"]:
+        words.append(f"it was in {record['data']}, now in {now['data']}")
+    elif "date" in facts:
+        words.append(f"its {FILE} was of {facts['date']}, now of {now['dataset_facts']['date']}")
+    return words

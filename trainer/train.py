@@ -9,11 +9,11 @@ import contextlib
 import math
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from nvidia import dali
@@ -21,7 +21,9 @@ from nvidia import dali
 from pipeline.loader import Batch, Loader
 from pipeline.order import Augmentation
 from pipeline.preprocess import Preprocess
+from pipeline.samples import notice
 from pipeline.settings import prepare_environment
+from pipeline.stats import FILE as STATS_FILE
 from pipeline.stats import Stats
 from shards.atomic import locked
 from shards.dataset import Dataset
@@ -31,7 +33,7 @@ from shards.remote import locate
 from shards.wording import counted
 from trainer import checkpoint, metrics
 from trainer.alexnet import model_from_config
-from trainer.config import PLATEAU, TrainConfig
+from trainer.config import TrainConfig
 from trainer.cuda_graph import check_cuda_graphs, choose_compilation
 from trainer.evaluate import evaluate, ten_crop_batch_size
 from trainer.launch import choose_device, launch
@@ -42,7 +44,15 @@ from trainer.precision import Precision, compile_model
 from trainer.preemption import Preempted, PreemptionHandler
 from trainer.profiler import Profiler
 from trainer.rank import RankContext
-from trainer.run_folder import check_run_folder, recorded_options, write_config
+from trainer.run_folder import (
+    as_begun,
+    check_run_folder,
+    check_start,
+    describe_data,
+    recorded_options,
+    resumes,
+    write_config,
+)
 from trainer.schedule import lr_at
 from trainer.train_step import TrainStep
 
@@ -54,20 +64,11 @@ def train(config: TrainConfig) -> None:
 
     Raises: InputError; `trainer.preemption.Preempted` when it was asked to stop, after a checkpoint.
     """
-    dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
-    Stats.load(dataset.root)
-    dataset.split("train")
-    if config.lr_steps == PLATEAU and "val" not in dataset.splits:
-        raise InputError(
-            f"--lr-steps {PLATEAU}, but {dataset.where} has no val split to see one on: name epochs instead"
-        )
     if config.tensorboard:
         metrics.summary_writer_class()
-    # A worker that torchrun starts again is to continue
-    resume = config.resume == "auto" or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     config = with_compilation(config)
-    check_run_folder(config, dataset.fingerprint, resume)
-    launch(train_rank, config.gpus, config.device, config, parallel=config.parallel)
+    check_start(config)
+    launch(train_rank, config.gpus, config.device, config, parallel=config.parallel, batch_size=config.batch_size)
 
 
 def with_compilation(config: TrainConfig) -> TrainConfig:
@@ -82,9 +83,32 @@ def with_compilation(config: TrainConfig) -> TrainConfig:
     return replace(config, compile=compile, cuda_graphs=cuda_graphs)
 
 
+class Begun(NamedTuple):
+    """What a run's folder holds of the run that is to be continued: the content of its `config.json`, and its newest
+    intact checkpoint. Each is None when there is none."""
+
+    record: dict[str, Any] | None
+    newest: Path | None
+
+
+def claim_run_folder(config: TrainConfig, dataset: Dataset, stack: contextlib.ExitStack) -> Begun:
+    """Takes the run's folder until the stack ends, and tells what it holds. Raises InputError when it cannot take this
+    run: another command may have begun one in it since it was last looked at."""
+    # What is left of a killed run's processes may still be on its last step
+    stack.enter_context(locked(config.out, wait=30))
+    record = check_run_folder(config, dataset, resumes(config))
+    return Begun(record, checkpoint.newest_valid(config.out, notice))
+
+
 def train_rank(context: RankContext, config: TrainConfig) -> None:
     """One rank's part of a training run."""
-    Trainer(context, config).run()
+    with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(PreemptionHandler(context.world_size))
+        dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
+        begun = claim_run_folder(config, dataset, stack) if context.rank == 0 else None
+        begun = context.broadcast(begun)
+        assert begun
+        Trainer(context, config, as_begun(dataset, begun.record), begun.newest).run(preemption, stack)
 
 
 class Trainer:
@@ -92,6 +116,8 @@ class Trainer:
 
     `step` counts the steps made; `errors` has the validation top-1 error by the step that it was measured after. Rank 0
     alone writes to the run's folder.
+
+    Args: dataset: as the run began with it; newest: the checkpoint to continue from.
     """
 
     # Opened when the run begins, for they touch its folder
@@ -102,12 +128,13 @@ class Trainer:
     progress: Progress
     profiler: Profiler | None
 
-    def __init__(self, context: RankContext, config: TrainConfig):
+    def __init__(self, context: RankContext, config: TrainConfig, dataset: Dataset, newest: Path | None):
         if config.cuda_graphs:
             check_cuda_graphs(context.device, context.world_size)
         self.context, self.config, self.is_first = context, config, context.rank == 0
-        self.dataset = Dataset.load(locate(config.data, config.cache, config.cache_size))
-        self.stats = Stats.load(self.dataset.root)
+        self.dataset = dataset
+        state = checkpoint.parse(newest) if newest else None
+        self.stats = self._stats_of(state, newest) if state and newest else Stats.load(dataset.root)
         self.settings = context.settings(config.decoding, self.dataset.size)
         self.precision = Precision(config.precision, context.device, context.world_size)
         self.preprocess = Preprocess(self.stats, config.mean, context.device, self.precision.dtype)
@@ -127,27 +154,32 @@ class Trainer:
         self.saved = (0, False)  # the step of the newest checkpoint, and whether that holds its evaluation
         self.batches: Iterator[Batch] | None = None
         self.timer = metrics.StepTimer(context.device)
+        if state:
+            self.step = checkpoint.restore(state, self.model, self.optimizer)
+            self.errors = dict(state["errors"])
+            self.precision.load_state_dict(state["precision"])
 
-    def run(self) -> None:
-        """Trains to the last step, or until asked to stop. Raises Preempted then, after a checkpoint."""
-        with contextlib.ExitStack() as stack:
-            self._open(stack)
-            # A run that ended between a checkpoint and its evaluation begins with that
+    def run(self, preemption: PreemptionHandler, stack: contextlib.ExitStack) -> None:
+        """Trains to the last step, or until asked to stop. Raises Preempted then, after a checkpoint.
+
+        Args: stack: holds the run's folder, and gets what else is open until the run ends.
+        """
+        self._open(preemption, stack)
+        # A run that ended between a checkpoint and its evaluation begins with that
+        self.evaluate_if_due()
+        self.save_if_due()
+        while self.step < self.last_step and not self.preempted:
+            self.train_one_step()
+            self.log_if_due()
+            self.preempted = self.preemption.should_stop()
             self.evaluate_if_due()
             self.save_if_due()
-            while self.step < self.last_step and not self.preempted:
-                self.train_one_step()
-                self.log_if_due()
-                self.preempted = self.preemption.should_stop()
-                self.evaluate_if_due()
-                self.save_if_due()
-            self.writer.wait()
-            if self.preempted:
-                self.context.barrier()  # otherwise a process that is done first would have the others ended
-                if self.is_first:
-                    reached = f"stopped after step {self.step} of {self.last_step} as asked"
-                    self.progress.say(f"{reached}: --resume auto continues")
+        self.writer.wait()
         if self.preempted:
+            self.context.barrier()  # otherwise a process that is done first would have the others ended
+            if self.is_first:
+                reached = f"stopped after step {self.step} of {self.last_step} as asked"
+                self.progress.say(f"{reached}: --resume auto continues")
             raise Preempted
 
     def train_one_step(self) -> None:
@@ -221,10 +253,8 @@ class Trainer:
     def record(self) -> dict[str, Any]:
         """What `config.json` and the checkpoints hold of this run."""
         return {
-            "dataset": self.dataset.fingerprint,
-            "classes": list(self.dataset.classes),
             **self.config.recorded(),
-            "data": self.dataset.where,  # a URL in its plain form
+            **describe_data(self.dataset),
             "decoding": self.settings._asdict(),
             "versions": {
                 "python": platform.python_version(),
@@ -233,19 +263,23 @@ class Trainer:
             },
         }
 
-    def _open(self, stack: contextlib.ExitStack) -> None:
-        """Takes the run's folder, continues from its newest checkpoint if there is one, and opens the logs."""
+    def _stats_of(self, state: dict[str, Any], newest: Path) -> Stats:
+        """What the run subtracts and adds, from its checkpoint, whatever the data set has by now."""
+        told = notice if self.is_first else lambda text: None
+        stats = checkpoint.stats_of(state, newest, self.dataset, told)
+        try:
+            unchanged = stats.equals(Stats.load(self.dataset.root))
+        except InputError:
+            unchanged = False
+        if not unchanged:
+            path = self.dataset.root / STATS_FILE
+            told(f"{path} is not what the run began with: it goes on with the mean and components in {newest.name}")
+        return stats
+
+    def _open(self, preemption: PreemptionHandler, stack: contextlib.ExitStack) -> None:
+        """Makes the model ready for its first step, and opens the logs."""
         context, config, run = self.context, self.config, self.config.out
-        self.preemption = stack.enter_context(PreemptionHandler(context.world_size))
-        if self.is_first:
-            # What is left of a killed run's processes may still be on its last step
-            stack.enter_context(locked(run, wait=30))
-        newest = checkpoint.newest_valid(run, partial(print, file=sys.stderr)) if self.is_first else None
-        if newest := context.broadcast(newest):
-            state = checkpoint.parse(newest)
-            self.step = checkpoint.restore(state, self.model, self.optimizer)
-            self.errors = dict(state["errors"])
-            self.precision.load_state_dict(state["precision"])
+        self.preemption = preemption
         self.saved = (self.step, self.step in self.errors)
         trained = replicate(self.model, context.layout)
         if config.compile:
@@ -259,6 +293,9 @@ class Trainer:
         step = (context.layout, self.optimizer, self.precision, context.device, config.seed, bool(config.cuda_graphs))
         self.train_step = TrainStep(trained, *step)
         self.logger = None
+        if self.is_first and not self.val_loader:
+            ignored = ", and --final-crops 10 is ignored" if config.final_crops == 10 else ""
+            notice(f"{self.dataset.where} has no val split: nothing is evaluated{ignored}")
         if self.is_first:
             write_config(run, self.record)
             self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, config.tensorboard)
@@ -268,7 +305,7 @@ class Trainer:
                 ending = ": nothing is left to do" if done else ""
                 print(f"Resumed after step {self.step} of {self.last_step}{ending}")
         # Only now: it clears away what a killed run left half-written
-        self.writer = checkpoint.CheckpointWriter(run, self.is_first, config.keep)
+        self.writer = checkpoint.CheckpointWriter(run, self.is_first, config.keep, self.stats)
         self.profiler = stack.enter_context(Profiler(config.profile, run)) if self.is_first else None
         images = (self.last_step - self.step) * config.batch_size
         self.progress = stack.enter_context(Progress("train", images, lines=False, quiet=not self.is_first))
