@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.sources.base import KINDS, Source, SourceImage
-from shards.sources.labels import class_words, find_labels, val_labels
+from shards.sources.labels import class_words, compared, find_labels, val_labels
 from shards.sources.match import Labels, normal
 
 
@@ -29,7 +29,7 @@ def find_folders(root: Path) -> Source:
         if labels:
             splits["val"] = flat_images(root, "val", labels, notices)
         else:
-            splits["val"] = class_images(root, "val", classes)
+            splits["val"] = compared(class_images(root, "val", classes), root, "val", classes, notices)
     label_files = labels.files if labels else ()
     return Source("folders", root, classes, splits, class_words(root), notices=notices, label_files=label_files)
 

@@ -4,13 +4,14 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from shards import tars
 from shards.errors import InputError
+from shards.sources.base import SourceImage
 from shards.sources.match import LabelList, Labels, Line
 
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's: ImageId,PredictionString ("n01978287 85 1 499 272")
@@ -32,6 +33,22 @@ def find_labels(root: Path, images: Path | None, classes: Sequence[str]) -> Labe
     if not lists and (root / DEVKIT).exists():
         lists = [LabelList(root / DEVKIT, _read_devkit(root / DEVKIT))]
     return Labels(lists, classes) if lists else None
+
+
+def compared(
+    images: Iterable[SourceImage], root: Path, folder: str, classes: Sequence[str], notices: list[str]
+) -> Iterator[SourceImage]:
+    """The images of class folders within `folder` as they are. Raises InputError when a list beside them gives one
+    another class; a list that cannot be read is only a notice."""
+    try:
+        lists = [LabelList(path, read(path)) for path, read in _lists(root, root / folder)]
+        labels = Labels(lists, classes)
+    except InputError as error:
+        notices.append(f"{error} (it is not needed: {root / folder} has class folders)")
+        labels = Labels([], classes)
+    for image in images:
+        labels.compare(image.name.removeprefix(f"{folder}/"), image.label)
+        yield image
 
 
 def val_labels(root: Path, images: Path | None, classes: Sequence[str]) -> Labels:
@@ -87,7 +104,8 @@ def _read_mapping(path: Path) -> list[Line]:
         if not line.strip():
             continue
         try:
-            file, named = line.replace(",", " ").split()
+            separator = "\t" if "\t" in line else "," if line.count(",") == 1 else None
+            file, named = (part.strip().strip('"') for part in line.strip().split(separator))
         except ValueError:
             form = "FILE CLASS with CLASS as a number from 0 or a WNID"
             raise InputError(f"{path}, line {number}: {line[:80]!r} is not {form}") from None

@@ -49,6 +49,7 @@ class Labels:
 
     def __init__(self, lists: Sequence[LabelList], classes: Sequence[str]):
         self.lists = lists
+        self.classes = {normal(name): label for label, name in enumerate(classes)}
         self.by_name: dict[str, list[_Entry]] = {}
         self.by_stem: dict[str, list[_Entry]] = {}
         self.claimed: dict[tuple[Path, int], str] = {}  # by a line's list and number, the image that it is of
@@ -85,7 +86,16 @@ class Labels:
                     f"{entry.where} could be of {other} and of {name}: give each its path in a line of its own"
                 )
         assert first.label is not None
+        for folder in _parts(name)[:-1]:
+            if self.classes.get(folder, first.label) != first.label:
+                raise InputError(f"{name} is given two classes: {first.where} and its folder {folder}: correct one")
         return first.label
+
+    def compare(self, name: str, label: int) -> None:
+        """Raises InputError when a line gives an image of class `label` another one."""
+        for entry in self._entries(name):
+            if entry.label != label:
+                raise InputError(f"{name} is given two classes: {entry.where} and its folder: correct one")
 
     def unclaimed(self) -> list[str]:
         """For each list, what it says of images that were not asked for; empty where there are none."""

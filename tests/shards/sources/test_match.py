@@ -85,6 +85,31 @@ def test_lists_that_disagree_are_named(tmp_path):
     refused(tmp_path, r"two classes: .*val\.txt, line 1 .* and .*LOC_val_solution\.csv, line 2 ")
 
 
+@pytest.mark.parametrize("line", [f"1.jpg {B}", f"{A}/1.jpg {B}", f"1 {B}", "1.jpg 1"])
+def test_a_list_that_disagrees_with_class_folders_is_named(tmp_path, line, capfd):
+    folders(tmp_path / "in", [f"{A}/1.jpg"], [line])
+    refused(tmp_path / "in", rf"{A}/1\.jpg is given two classes: .*val\.txt, line 1 \({line}\) and its folder")
+    write(tmp_path / "in" / "val.txt", f"{A}/1.jpg {A}\n")
+    assert val_classes(tmp_path / "in") == {f"{A}/1.jpg": A}
+    write(tmp_path / "in" / "val.txt", "a list of something else\n")
+    assert write_dataset(tmp_path / "in", tmp_path / "set").split("val").class_counts == (1, 0, 0)
+    assert "val.txt, line 1: 'a list of something else' is not FILE CLASS" in capfd.readouterr().err
+
+
+def test_kaggles_table_may_not_disagree_with_class_folders(tmp_path):
+    kaggle = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    for name in (f"train/{A}/1.JPEG", f"train/{B}/1.JPEG", f"val/{A}/ILSVRC2012_val_00000001.JPEG"):
+        write(kaggle / name, JPEG)
+    write(tmp_path / "LOC_val_solution.csv", f"ImageId,PredictionString\nILSVRC2012_val_00000001,{B} 1 2 3 4\n")
+    refused(tmp_path, rf"is given two classes: .*LOC_val_solution\.csv, line 2 .* and its folder {A}")
+
+
+@pytest.mark.parametrize("line", ["my cat.jpg\tgreat white", "my cat.jpg,great white", 'my cat.jpg, "great white"'])
+def test_names_may_have_blanks_in_them(tmp_path, line):
+    folders(tmp_path, ["my cat.jpg"], [line], ("ant", "great white"))
+    assert val_classes(tmp_path) == {"my cat.jpg": "great white"}
+
+
 def test_the_validation_archive_may_have_folders(tmp_path):
     write(
         tmp_path / "ILSVRC2012_img_train.tar",
