@@ -1,0 +1,3 @@
+"""All measuring: `throughput-bench`, and studies of single parts."""
+
+import trainer  # noqa: F401  # prepares OpenMP, before any module here imports torch

@@ -330,11 +330,31 @@ def quality() -> str:
     )
 
 
+def waiting() -> str:
+    report = read("busy")
+    loads = report["busy"]
+    names = {"sleep": "`OMP_WAIT_POLICY=passive`", "300000": "OpenMP's own: `GOMP_SPINCOUNT=300000`"}
+
+    def cell(figures: dict[str, Any]) -> str:
+        return f"{figures['img_per_s']['median']:,.0f} ({figures['over sleep']['median']:.2f})"
+
+    rows = [
+        [names.get(name, f"`GOMP_SPINCOUNT={name}`"), *(cell(load[name]) for load in loads.values())]
+        for name in next(iter(loads.values()))
+    ]
+    heads = ["alone" if load == "0" else f"beside {load} busy programs" for load in loads]
+    return (
+        table(["training, img/s (over that of passive)", *heads], rows)
+        + f"\n\nMedians of interleaved rounds on {report['machine']['cores']} cores, `--width {report['width']}`, "
+        f"batch {report['batch_size']} (`python -m bench.studies.busy`)."
+    )
+
+
 Part = Callable[[], str]
 Section = tuple[Part, ...]  # what lies between two markers
 DOCUMENTS: dict[str, tuple[Section, ...]] = {
     "README.md": ((headline,), (training, training_on_a_gpu, loaders, data_path, layouts, sharding)),
-    "docs/speed.md": ((step, step_on_a_gpu), (normalization_on_a_gpu,)),
+    "docs/speed.md": ((step, step_on_a_gpu), (waiting,), (normalization_on_a_gpu,)),
     "docs/data-path-speed.md": ((gpu_limits,),),
     "docs/shards.md": ((quality,),),
 }

@@ -6,6 +6,7 @@ step         the normalization and the training step beside plain PyTorch
 parallel     the three ways of sharing the model over two processes
 checkpoint   what writing a checkpoint and agreeing on a stop cost a step
 loader       what the loader costs at the start, between epochs, and in Python
+busy         how OpenMP's threads wait, alone and beside other programs
 memory       the data path's memory over epochs with oversized images
 curve        draws a run's loss and errors
 """

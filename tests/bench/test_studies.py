@@ -25,6 +25,7 @@ STUDIES = (
     "parallel",
     "checkpoint",
     "loader",
+    "busy",
     "memory",
     "quality",
     "curve",

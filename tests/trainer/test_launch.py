@@ -89,3 +89,14 @@ def test_a_cpu_is_announced_whatever_the_layout(capsys):
     for processes, counted in ((1, "1 process"), (3, "3 processes")):
         assert choose_device("auto", processes) == "cpu"
         assert capsys.readouterr().err == f"No CUDA device here: this runs on the CPU, in {counted}.\n"
+
+
+@pytest.mark.parametrize("user, set", [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+@pytest.mark.parametrize("module", ["cli", "trainer", "bench.studies"])
+def test_openmp_threads_sleep_as_they_wait_unless_the_user_has_it_otherwise(module, user, set):
+    """Before torch brings OpenMP, which reads it once: the modules are those that any command imports first."""
+    code = f"import os, sys, {module}; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PROJECT, env=environment | user, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [set, "False"], done.stderr
