@@ -45,9 +45,9 @@ def batch_grid(batch: Batch, classes: Sequence[str]) -> Image.Image:
 
 
 def sheet(dataset: Dataset, stats: Stats, images: int, seed: int) -> Image.Image:
-    """The first images of an epoch, a row each: decoded, cropped, flipped if drawn so, and with their color shift; then
-    the ten test crops of the first image of the split."""
-    settings = Settings(threads=1)
+    """The first images of an epoch, or all of a smaller split, a row each: decoded, cropped, flipped if drawn so, and
+    with their color shift; then the ten test crops of the first image of the split."""
+    images, settings = min(images, dataset.split("train").samples), Settings(threads=1)
     train = Loader(
         dataset, "train", "train", batch_size=images, settings=settings, augmentation=Augmentation(stats, seed)
     )
