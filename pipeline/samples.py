@@ -82,6 +82,18 @@ def check_enough(dataset: Dataset, split: str, batch_size: int) -> None:
         )
 
 
+def small_set_note(samples: int, batch_size: int) -> str | None:
+    """A line for a training set so small that a tenth of it or more is left over of the full batches of each epoch, and
+    what to choose; None for any other."""
+    batches, left = divmod(samples, batch_size)
+    if left * 10 < samples:
+        return None
+    return (
+        f"an epoch is {counted(batches, 'batch')} of {batch_size} and leaves {left} of {samples} samples out, "
+        "others each time: a smaller --batch-size uses more"
+    )
+
+
 def notice(text: str) -> None:
     """A line for the user on standard error."""
     print(text, file=sys.stderr, flush=True)

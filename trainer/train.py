@@ -21,7 +21,7 @@ from nvidia import dali
 from pipeline.loader import Batch, Loader
 from pipeline.order import Augmentation
 from pipeline.preprocess import Preprocess
-from pipeline.samples import notice
+from pipeline.samples import notice, small_set_note
 from pipeline.settings import prepare_environment
 from pipeline.stats import FILE as STATS_FILE
 from pipeline.stats import Stats
@@ -296,6 +296,8 @@ class Trainer:
         if self.is_first and not self.val_loader:
             ignored = ", and --final-crops 10 is ignored" if config.final_crops == 10 else ""
             notice(f"{self.dataset.where} has no val split: nothing is evaluated{ignored}")
+        if self.is_first and (note := small_set_note(len(self.loader.samples), config.batch_size)):
+            notice(note)
         if self.is_first:
             write_config(run, self.record)
             self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, config.tensorboard)

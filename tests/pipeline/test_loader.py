@@ -10,6 +10,7 @@ import torch
 from pipeline.compute_stats import complete
 from pipeline.loader import BAD_LABEL
 from pipeline.order import RankSlice
+from pipeline.samples import small_set_note
 from pipeline.stats import Stats
 from shards.dataset import Dataset
 from shards.errors import InputError
@@ -139,3 +140,9 @@ def test_a_loader_that_is_dropped_leaves_no_threads(data):
     for _ in range(3):
         next(loader_of(Dataset.load(data), batch_size=12).epoch(0))
         assert threads() == before
+
+
+def test_a_set_of_a_few_batches_is_told_what_to_choose():
+    assert small_set_note(1_281_167, 128) is None and small_set_note(256, 128) is None
+    note = small_set_note(200, 128)
+    assert note and note.startswith("an epoch is 1 batch of 128 and leaves 72 of 200 samples out, others each time: ")

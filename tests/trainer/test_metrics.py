@@ -20,6 +20,11 @@ def test_tensorboard_and_profile(small_data, tmp_path):
     assert "traceEvents" in json.loads((out / "trace-5-9.json").read_text())
 
 
+def test_a_set_of_a_few_batches_is_told_what_to_choose(small_data, tmp_path, capfd):
+    run(small_data, tmp_path / "run", steps=1, batch_size=20)
+    assert "an epoch is 1 batch of 20 and leaves 12 of 32 samples out" in capfd.readouterr().err
+
+
 def test_a_step_and_an_evaluation_are_shown_in_few_digits():
     line = {"loss": 6.90775, "lr": 0.01, "img_per_s": 130.2, "data_wait": 0.051}
     assert metrics.step_text(line) == "loss 6.9078 lr 0.01 130 img/s data wait 5%"
