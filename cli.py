@@ -253,7 +253,7 @@ def main() -> None:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds the order of the train split."
 )
-@click.option("--strict", is_flag=True, help="Fail when an image cannot be read, instead of skipping it.")
+@click.option("--strict", is_flag=True, help="Fail when an image cannot be read, or anything in ROOT is not taken.")
 @click.option(
     "--label-key",
     metavar="KEY",
@@ -287,16 +287,17 @@ def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
     metavar="KEY",
     help="cls: the class numbers in .cls count, also where keys or .json contradict them.",
 )
-def index(data: Path, workers: int | None, label_key: str | None) -> None:
+@click.option(
+    "--strict", is_flag=True, help="Fail when a sample cannot be used, or anything beside the tars is not read."
+)
+def index(data: Path, workers: int | None, label_key: str | None, strict: bool) -> None:
     """Add what tars lack: dataset.json, .idx files, stats.npz.
 
     Makes a data set of WebDataset tars in DATA that others made, as they are. No tar is written to.
     """
-    from shards.dataset import Dataset
-    from shards.describe import describe_tars
+    from shards.describe import load_or_describe
 
-    described = (data / "dataset.json").exists() or not any(data.glob("*.tar"))
-    dataset = Dataset.load(data) if described else describe_tars(data, workers, label_key)
+    dataset = load_or_describe(data, workers, label_key, strict)
     from pipeline.compute_stats import complete
 
     complete(dataset, workers)

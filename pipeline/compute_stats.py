@@ -15,6 +15,7 @@ from pipeline.settings import Settings
 from pipeline.stats import FILE, Stats
 from shards.dataset import Dataset
 from shards.index import index_tar, write_index
+from shards.processes import interrupts_noted
 from shards.progress import Progress
 
 # float32 holds a sum of at most so many products of 8-bit numbers exactly, for it is below 2^24
@@ -72,11 +73,13 @@ def compute_stats(dataset: Dataset, threads: int) -> Stats:
     """One pass over the complete train split through DALI, on the CPU, so that the numbers are the same on every
     machine; images that cannot be decoded do not count."""
     loader = Loader(dataset, "train", "patch", batch_size=32, settings=Settings(threads))
-    with summing(threads) as sums, Progress("stats", len(loader.samples)) as progress:
+    with interrupts_noted() as interrupts, summing(threads) as sums, Progress("stats", len(loader.samples)) as progress:
         for batch in loader.epoch(0):
             images, counted = batch.images[: batch.valid], batch.labels[: batch.valid] != BAD_LABEL
             sums.add(images if counted.all() else images[counted])
             progress.advance(batch.valid)
+            if interrupts:
+                raise KeyboardInterrupt
     mean_image, products = sums.moments()
     channel_mean = mean_image.mean(axis=(0, 1))
     covariance = products - np.outer(channel_mean, channel_mean)

@@ -8,10 +8,9 @@ that was killed continues with the shards that it had not finished.
 
 import hashlib
 import json
-import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,13 +23,15 @@ from shards.errors import InputError, Unreadable
 from shards.images import prepare
 from shards.output_folder import CATALOG, SCRATCH, begin, claimed, clear, discard, load_finished
 from shards.processes import cores, run_jobs
-from shards.records import Sizes, Split
+from shards.records import Sizes, Skipped, Split
 from shards.sources.base import Source
 from shards.sources.detect import find_source
+from shards.sources.left_out import give_notice, notices
 from shards.sources.told import with_names_compared
 from shards.tars import BLOCK
 from shards.write_shard import ImageOptions, ShardJob, WrittenShard, image_table, read_image, write_shard
 
+IMAGE_FOLDERS = ("train", "val", "data", "Data", "ILSVRC")  # of a source's root, in all layouts
 PROBED = 64  # images prepared beforehand to estimate the stored size
 MIN_SHARDS, SMALL_SHARD = 16, 4 * 2**20  # a small split is cut into this many shards, if they have this many bytes
 
@@ -75,8 +76,11 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
     Raises: InputError for a source of no known layout, a folder that cannot be written or holds another data set, a
     full disk, and when nothing is left of a split.
     """
+    _refuse_among_images(root, out)
     with claimed(out):
         source = find_source(root, options.kind, out / SCRATCH, options.workers or cores(), options.label_key)
+        left_out = _without(source.left_out, root, out)
+        give_notice(notices(left_out), options.strict)
         # Archives need not be listed to know whether this very conversion is already finished
         plan = _plan(options, source, _stamp(source)) if source.containers else None
         if plan and (finished := load_finished(out, plan)):
@@ -85,7 +89,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
         catalog = Catalog(out / CATALOG)
         for name, images in source.splits.items():
             catalog.add(name, with_names_compared(images, source.classes, source.notices), source.classes)
-        _give_notice(source.notices, options.strict)
+        give_notice(source.notices, options.strict)
         plan = plan or _plan(options, source, catalog.digest())
         if finished := load_finished(out, plan):
             return finished
@@ -100,18 +104,23 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
                 discard(out, source.splits)  # otherwise the command could not be repeated with the image mended
                 raise
         catalog.close()
-        dataset = _dataset(out, source, options, splits, plan)
+        dataset = replace(_dataset(out, source, options, splits, plan), left_out=left_out)
         dataset.save()
         clear(out)
         return dataset
 
 
-def _give_notice(notices: Sequence[str], strict: bool) -> None:
-    """Prints a source's notices. Raises InputError when there are some although that is not allowed."""
-    if strict and notices:
-        raise InputError(f"--strict: {'; '.join(notices)}")
-    for text in notices:
-        print(f"notice: {text}", file=sys.stderr, flush=True)
+def _refuse_among_images(root: Path, out: Path) -> None:
+    """Raises InputError when shards at `out` would be taken for images at `root` the next time."""
+    if out.resolve().is_relative_to(root.resolve()):
+        inside = out.resolve().relative_to(root.resolve()).parts
+        if not inside or inside[0] in IMAGE_FOLDERS:
+            raise InputError(f"--out {out} lies among the images of --imagenet-root {root}: choose another folder")
+
+
+def _without(left_out: Iterable[Skipped], root: Path, out: Path) -> tuple[Skipped, ...]:
+    """What was left out, without the folder of the shards themselves."""
+    return tuple(skipped for skipped in left_out if not out.resolve().is_relative_to((root / skipped.file).resolve()))
 
 
 def _stamp(source: Source) -> str:

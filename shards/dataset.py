@@ -12,6 +12,7 @@ import numpy as np
 from shards import index
 from shards.atomic import atomic_write
 from shards.errors import InputError
+from shards.hidden import visible
 from shards.index import current_index, index_tar, read_index
 from shards.index_cache import cached_positions, user_cache
 from shards.records import Quarantined, Shard, Sizes, Skipped, Split, from_json, to_json
@@ -31,8 +32,9 @@ class Dataset:
 
     `classes[i]` names class number i, `words` says in English what some of them are; `source` is the layout it was made
     from, `plan` identifies that source and the options; `size` is None when images keep their own, and so is
-    `max_pixels` when none was too large; `seed` and `quality` are None for tars that others made. `masked` are samples
-    of a split that have been quarantined since a run began that reads it: see `as_quarantined`.
+    `max_pixels` when none was too large; `seed` and `quality` are None for tars that others made; `left_out` lay beside
+    the images that were taken. `masked` are samples of a split that have been quarantined since a run began that reads
+    it: see `as_quarantined`.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class Dataset:
     max_pixels: int | None
     plan: str
     versions: dict[str, str]
+    left_out: tuple[Skipped, ...] = ()
     remote: Remote | None = None
     masked: dict[str, tuple[Quarantined, ...]] = field(default_factory=dict)
 
@@ -189,11 +192,11 @@ def _remedy(root: Path) -> str:
     """What to do with a folder that is not a data set, by what it seems to be."""
     if (root / PLAN).exists():
         return "its conversion is not finished; the same `python cli.py shard` command continues it"
-    if any(root.glob("*.tar")):
+    if visible(root, "*.tar"):
         return f"`python cli.py index {root}` writes one for tars that others made"
     if (root / "metrics.jsonl").exists():
         return "it is a training run; give the folder of a data set, the --out of `python cli.py shard`"
-    if not any(root.iterdir()):
+    if not visible(root):
         return "it is empty; give the folder of a data set, the --out of `python cli.py shard`"
     return f"if it holds images, `python cli.py shard --imagenet-root {root} --out DIR` makes a data set of them"
 
@@ -234,6 +237,7 @@ def _dataset(root: Path, content: dict[str, Any]) -> Dataset:
         max_pixels=_typed(content["max_pixels"], int | None),
         plan=_typed(content["plan"], str),
         versions=_typed(content["versions"], dict),
+        left_out=_records(Skipped, content.get("left_out", [])),
     )
 
 

@@ -1,6 +1,5 @@
 """Describes WebDataset tars that others made, so that they can be trained on as they are. No tar is written to."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +9,18 @@ import numpy.typing as npt
 from shards import tars
 from shards.atomic import locked
 from shards.check_sample import check_sample, sha256
-from shards.dataset import Dataset
+from shards.dataset import COMPANIONS, FILE, Dataset
 from shards.errors import InputError
+from shards.hidden import visible
 from shards.index import entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard, Sizes, Split
 from shards.sources.labels import class_words
+from shards.sources.left_out import compressed_tars, give_notice, notices
 from shards.sources.sample_labels import Tally, class_names
 from shards.sources.told import refuse_gaps
-from shards.sources.webdataset import check_labels, tars_by_split
+from shards.sources.webdataset import beside_tars, check_labels, tars_by_split
+from shards.wording import counted
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,28 @@ class DescribedTar:
     tally: Tally
 
 
-def describe_tars(root: Path, workers: int | None = None, label_key: str | None = None) -> Dataset:
+def load_or_describe(
+    root: Path, workers: int | None = None, label_key: str | None = None, strict: bool = False
+) -> Dataset:
+    """The data set in a folder, which is described first where nobody has. Gives notice of what lies beside it. Args
+    and raises as `describe_tars`."""
+    if not root.is_dir() or (root / FILE).exists() or not (visible(root, "*.tar") or compressed_tars(root)):
+        dataset = Dataset.load(root)
+        give_notice([*notices(dataset.left_out), *unlisted_tars(dataset)], strict)
+        return dataset
+    return describe_tars(root, workers, label_key, strict)
+
+
+def describe_tars(
+    root: Path, workers: int | None = None, label_key: str | None = None, strict: bool = False
+) -> Dataset:
     """Describes the WebDataset tars in a folder as they are: writes each one's index where there is none, and
     `dataset.json`. What cannot be trained on is named there and is not in the index.
 
-    Args: label_key: "cls" when the class numbers count, whatever keys and `.json` tell. Raises: InputError when tars
-    have no split in their names, cannot be read, or have an index that does not fit them, and when labels contradict
-    what keys and `.json` tell.
+    Args: label_key: "cls" when the class numbers count, whatever keys and `.json` tell; strict: fail when a sample
+    cannot be used, something lies beside the tars, or labels are doubtful. Raises: InputError when tars have no split
+    in their names, cannot be read, or have an index that does not fit them, and when labels contradict what keys and
+    `.json` tell.
     """
     if label_key not in (None, "cls"):
         remedy = f"`python cli.py shard --label-key {label_key}` writes tars that have it"
@@ -46,9 +63,12 @@ def describe_tars(root: Path, workers: int | None = None, label_key: str | None 
     with locked(root):
         grouped = tars_by_split(root)
         paths = [tar for group in grouped.values() for tar in group]
+        left_out = beside_tars(root, paths)
+        give_notice(notices(left_out), strict)
         described = run_jobs(describe_tar, [(tar,) for tar in paths], workers or cores(), "describe tars", None)
         by_path = dict(zip(paths, described, strict=True))
-        notices = [] if label_key is not None else check_labels(paths, [tar.tally for tar in described])
+        doubts = [] if label_key is not None else check_labels(paths, [tar.tally for tar in described])
+        give_notice(doubts, strict)
         first = {label: image for tar in described for label, image in tar.tally.first.items()}
         numbers = {label: image for label, image in first.items() if isinstance(label, int)}
         refuse_gaps(numbers)
@@ -69,11 +89,24 @@ def describe_tars(root: Path, workers: int | None = None, label_key: str | None 
             max_pixels=None,
             plan="",
             versions={},
+            left_out=left_out,
         )
+        bad = [f"{sample.shard}: {sample.key}: {sample.reason}" for tar in described for sample in tar.quarantined]
+        if strict and bad:
+            raise InputError(f"--strict: {bad[0]}; {counted(bad, 'such sample')}")
         dataset.save()
-        for text in notices:
-            print(f"notice: {text}", file=sys.stderr, flush=True)
         return dataset
+
+
+def unlisted_tars(dataset: Dataset) -> list[str]:
+    """Notices of tars that lie beside a data set's own, and that nothing reads."""
+    listed = {shard.name for split in dataset.splits.values() for shard in split.shards}
+    others = [tar.name for tar in visible(dataset.root, "*.tar") if tar.name not in listed]
+    remedy = (
+        f"move it away, or delete {FILE} and {COMPANIONS[0]}, so that `python cli.py index` writes them for all tars"
+    )
+    more = f", as are {len(others) - 1} more" if len(others) > 1 else ""
+    return [f"{others[0]} is not listed in {FILE}{more}: {remedy}"] if others else []
 
 
 def _split(root: Path, name: str, described: list[DescribedTar], classes: int) -> Split:

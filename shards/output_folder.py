@@ -14,6 +14,7 @@ from pathlib import Path
 from shards.atomic import atomic_write, locked
 from shards.dataset import FILE, PLAN, Dataset
 from shards.errors import InputError
+from shards.hidden import visible
 
 CATALOG, SCRATCH = ".catalog", ".scratch"
 
@@ -62,7 +63,7 @@ def begin(out: Path, plan: str) -> None:
     """Marks the folder as this plan's, and removes the half-written files of a killed run."""
     begun = (out / PLAN).read_text() if (out / PLAN).exists() else None
     # The statistics (.npz) of another data set would be taken for this one's
-    if begun != plan and (begun or any(out.glob("*.tar")) or any(out.glob("*.npz"))):
+    if begun != plan and (begun or visible(out, "*.tar") or any(out.glob("*.npz"))):
         raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
     for leftover in out.glob(".*.tmp-*"):
         leftover.unlink()

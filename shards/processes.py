@@ -1,7 +1,8 @@
 """Jobs in worker processes: results in the jobs' order, one progress display, and no process left behind.
 
-A worker ends when its parent does, however that ended; only the parent reacts to Ctrl-C; a worker that is killed is an
-error in one line; and a worker's memory is limited, so that a hostile file ends one job and not the machine.
+A worker ends when its parent does, however that ended; only the parent reacts to Ctrl-C, and not within a wait; that a
+worker was killed is an error in one line; and a worker's memory is limited, so that a hostile file ends one job and not
+the machine.
 """
 
 import multiprocessing
@@ -16,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Event
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from shards.errors import InputError
@@ -83,7 +84,7 @@ def run_jobs(
     context = multiprocessing.get_context("spawn")
     counters, cancelled = context.Array("q", 2), context.Event()
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, cancelled))
-    with Progress(label, total) as progress:
+    with Progress(label, total) as progress, interrupts_noted() as interrupts:
         try:
             with _interrupts_blocked(), _main_hidden():
                 futures = [pool.submit(_job, function, job) for job in jobs]
@@ -93,14 +94,45 @@ def run_jobs(
                 for future in ended:
                     future.result()  # raises what the worker raised
                 progress.advance(counters[0] - progress.done, counters[1] - progress.bytes)
+                if interrupts:
+                    raise KeyboardInterrupt
             return [future.result() for future in futures]
         except BrokenProcessPool:
+            if interrupts:
+                raise KeyboardInterrupt from None
             remedy = "run the same command again to continue, with fewer --workers if memory is short"
             raise InputError(f"a worker process of {label!r} was killed: {remedy}") from None
         finally:
             # After an error or Ctrl-C the workers drop their job and remove its half-written files
             cancelled.set()
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[list[int]]:
+    """Ctrl-C only adds to the list, which the caller looks at between its waits; at the end it raises
+    KeyboardInterrupt if the caller did not. Raised within a wait or a submit, it would leave locks that are never
+    released, and the command would hang. The second ends the workers where they are."""
+    interrupts: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        interrupts.append(number)
+        if len(interrupts) > 1:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    # Another thread gets no signals, and another handler (a script's, or SIG_IGN of `nohup`) is there on purpose
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -141,6 +173,8 @@ def _end_with_parent() -> None:
 
 
 def _job(function: Callable[..., Result], job: tuple[Any, ...]) -> Result:
+    if _Worker.cancelled and _Worker.cancelled.is_set():
+        raise Cancelled  # it waited in the workers' queue when the parent cancelled
     try:
         return function(*job)
     finally:

@@ -15,6 +15,7 @@ from shards import tars
 from shards.atomic import locked
 from shards.check_sample import SampleCheck, check_sample, sha256
 from shards.dataset import FILE, Dataset
+from shards.describe import unlisted_tars
 from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
@@ -27,7 +28,7 @@ SCHEMA = 1
 
 
 class Problem(NamedTuple):
-    """Something that is wrong with a sample, or with a shard when `key` is None."""
+    """Something that is wrong with a sample, or with a shard (or the folder) when `key` is None."""
 
     split: str
     shard: str
@@ -118,6 +119,7 @@ def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: 
             hashes.setdefault(shard.split, {})[shard.shard.name] = hashed
         for name, by_shard in hashes.items():
             report.warnings += _shared_keys(root, name, by_shard)
+        report.warnings += [Problem("", str(root), None, text) for text in unlisted_tars(dataset)]
         if quarantine and report.bad:
             _quarantine(dataset, report.bad)
         return report
@@ -275,11 +277,10 @@ def _quarantine(dataset: Dataset, bad: Iterable[Problem]) -> None:
 
 def show(report: Report, root: Path, quarantined: bool) -> str:
     """The report for a person: a line for each problem, then a summary."""
-    lines = [f"bad: {problem.shard}: {problem.key}: {problem.reason}" for problem in report.bad]
-    lines += [f"damaged: {problem.shard}: {problem.reason}" for problem in report.damaged]
-    for problem in report.warnings:
-        key = f"{problem.key}: " if problem.key is not None else ""
-        lines.append(f"warning: {problem.shard}: {key}{problem.reason}")
+    lines = []
+    for word, problems in (("bad", report.bad), ("damaged", report.damaged), ("warning", report.warnings)):
+        for _, shard, key, reason in problems:
+            lines.append(": ".join(filter(None, (word, shard, key, reason))))
     summary = f"{root}: {counted(report.samples, 'sample')}, {report.bytes / 1e6:,.1f} MB: "
     if report.intact:
         return "\n".join([*lines, f"{summary}intact"])

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from shards import tars
 from shards.errors import InputError
+from shards.hidden import is_hidden
+from shards.records import Skipped
 from shards.sources.base import Source, SourceImage
 from shards.sources.labels import class_words, val_labels
+from shards.sources.left_out import beside
 from shards.sources.match import Labels
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -17,7 +20,7 @@ def find_archives(root: Path) -> Source:
     """`ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, whose labels come from the devkit or a mapping beside
     it. Neither is unpacked: a member of a member is a byte range of the outer file."""
     train, val = root / TRAIN_ARCHIVE, root / VAL_ARCHIVE
-    class_tars = _class_tars(train)
+    class_tars, others = _class_tars(train)
     classes = tuple(wnid for wnid, _ in class_tars)
     splits, containers = {"train": _train_images(train, class_tars)}, [train]
     notices: list[str] = []
@@ -25,25 +28,26 @@ def find_archives(root: Path) -> Source:
     if labels:
         splits["val"] = _val_images(val, labels, notices)
         containers.append(val)
-    return Source(
-        "archives", root, classes, splits, class_words(root), tuple(containers), notices, labels.files if labels else ()
-    )
+    label_files = labels.files if labels else ()
+    left_out = [*beside(root, "", (TRAIN_ARCHIVE, VAL_ARCHIVE), f"only {TRAIN_ARCHIVE} and {VAL_ARCHIVE} are read")]
+    if others:
+        more = f", as are {len(others) - 1} more members" if len(others) > 1 else ""
+        left_out.append(Skipped(f"{TRAIN_ARCHIVE}: {others[0]}", f"not a tar of a class{more}"))
+    words = class_words(root)
+    return Source("archives", root, classes, splits, words, tuple(containers), notices, label_files, tuple(left_out))
 
 
-def _class_tars(train: Path) -> list[tuple[str, tars.Member]]:
-    """Each WNID and the member that is its tar, sorted."""
+def _class_tars(train: Path) -> tuple[list[tuple[str, tars.Member]], list[str]]:
+    """Each WNID and the member that is its tar, sorted, and the names of the other members."""
     with tars.opened(train) as file:
-        class_tars = sorted(
-            (Path(member.name).stem, member)
-            for member in tars.members(file, str(train))
-            if member.name.endswith(".tar")
-        )
+        members = [member for member in tars.members(file, str(train)) if not is_hidden(member.name)]
+    class_tars = sorted((Path(member.name).stem, member) for member in members if member.name.endswith(".tar"))
     if not class_tars:
         raise InputError(f"{train} holds no tars of classes: it should hold n01440764.tar and the like")
     twice = next((wnid for (wnid, _), (next_wnid, _) in pairwise(class_tars) if wnid == next_wnid), None)
     if twice:
         raise InputError(f"{train} holds {twice}.tar twice: bring an undamaged copy")
-    return class_tars
+    return class_tars, [member.name for member in members if not member.name.endswith(".tar")]
 
 
 def _train_images(train: Path, class_tars: list[tuple[str, tars.Member]]) -> Iterator[SourceImage]:
@@ -51,11 +55,13 @@ def _train_images(train: Path, class_tars: list[tuple[str, tars.Member]]) -> Ite
         for label, (wnid, outer) in enumerate(class_tars):
             where = f"{train}: {outer.name}"
             for name, offset, size in tars.members(file, where, outer.offset, outer.offset + outer.size):
-                yield SourceImage(TRAIN_ARCHIVE, offset, size, f"train/{wnid}/{name}", label)
+                if not is_hidden(name):
+                    yield SourceImage(TRAIN_ARCHIVE, offset, size, f"train/{wnid}/{name}", label)
 
 
 def _val_images(val: Path, labels: Labels, notices: list[str]) -> Iterator[SourceImage]:
     with tars.opened(val) as file:
         for name, offset, size in tars.members(file, str(val)):
-            yield SourceImage(VAL_ARCHIVE, offset, size, f"val/{name}", labels(name))
+            if not is_hidden(name):
+                yield SourceImage(VAL_ARCHIVE, offset, size, f"val/{name}", labels(name))
     notices += labels.unclaimed()

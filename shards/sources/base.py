@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from shards.records import Skipped
+
 KINDS = {
     "folders": "ROOT/train/CLASS/*.JPEG and, if there, ROOT/val/CLASS/*.JPEG, CLASS being any folder's name",
     "archives": "ROOT/ILSVRC2012_img_train.tar and, if there, ROOT/ILSVRC2012_img_val.tar with its labels",
@@ -40,7 +42,8 @@ class Source:
     """The images at a root. `classes[i]` names class number i (for ImageNet the sorted WNIDs), `words` says in English
     what some of them are, `splits` lists each split's images in a fixed order, `containers` are the archives that hold
     them all (none where every image is a file of its own). `notices` says what was found and not taken, or is doubtful;
-    it is complete when all splits have been listed. `label_files` are read for labels, beside the images."""
+    it is complete when all splits have been listed. `label_files` are read for labels, beside the images. `left_out` is
+    what the root holds beside all that is taken."""
 
     kind: str
     root: Path
@@ -50,6 +53,7 @@ class Source:
     containers: tuple[Path, ...] = ()
     notices: list[str] = field(default_factory=list)
     label_files: tuple[Path, ...] = ()
+    left_out: tuple[Skipped, ...] = ()
 
 
 def split_of(path: Path) -> str | None:

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from shards.errors import InputError
+from shards.hidden import visible
 from shards.sources.archives import TRAIN_ARCHIVE, find_archives
 from shards.sources.base import KINDS, SPLIT_NAMES, Source, split_of
 from shards.sources.folders import find_folders
 from shards.sources.kaggle import find_kaggle, kaggle_images
+from shards.sources.left_out import compressed_tars
 from shards.sources.parquet import find_parquet, parquet_files
 from shards.sources.webdataset import find_webdataset
 
@@ -48,12 +50,14 @@ def detect(root: Path) -> str:
         kinds.append("folders")
     if parquet:
         kinds.append("parquet")
-    if any(split_of(tar) for tar in root.glob("*.tar") if not tar.name.startswith(OFFICIAL)):
+    if any(split_of(tar) for tar in visible(root, "*.tar") if not tar.name.startswith(OFFICIAL)):
         kinds.append("webdataset")
     if len(kinds) == 1:
         return kinds[0]
     if kinds:
         raise InputError(f"--imagenet-root {root} holds {' and '.join(kinds)}: say which with --source")
+    if hint := compressed_tars(root):
+        raise InputError(f"--imagenet-root {root} holds none of the known layouts: {hint}")
     state = "is empty" if not any(root.iterdir()) else "holds none of the known layouts"
     if root.name.lower() in SPLIT_NAMES:
         state += f" (it may be a split itself: then give {root.parent})"

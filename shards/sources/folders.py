@@ -6,9 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shards.errors import InputError
+from shards.hidden import entries
 from shards.sources.base import KINDS, Source, SourceImage
 from shards.sources.labels import class_words, compared, find_labels, val_labels
+from shards.sources.left_out import beside
 from shards.sources.match import Labels, normal
+
+IN_CLASSES = "only class folders are read: put it into one"
 
 
 def find_folders(root: Path) -> Source:
@@ -31,7 +35,13 @@ def find_folders(root: Path) -> Source:
         else:
             splits["val"] = compared(class_images(root, "val", classes), root, "val", classes, notices)
     label_files = labels.files if labels else ()
-    return Source("folders", root, classes, splits, class_words(root), notices=notices, label_files=label_files)
+    left_out = [
+        *beside(root, "", ("train", "val"), "only the folders train and val are read"),
+        *beside(root, "train", classes, IN_CLASSES),
+        *(beside(root, "val", subfolders(val), IN_CLASSES) if val.is_dir() and not labels else ()),
+    ]
+    words = class_words(root)
+    return Source("folders", root, classes, splits, words, (), notices, label_files, tuple(left_out))
 
 
 def _val_labels(root: Path, classes: tuple[str, ...]) -> Labels | None:
@@ -46,7 +56,7 @@ def _val_labels(root: Path, classes: tuple[str, ...]) -> Labels | None:
         raise InputError(f"{val / unknown[0]} is a class that train lacks: move its images to a known one")
     if val_classes:
         return None
-    if any(val.iterdir()):
+    if entries(val):
         return val_labels(root, val, classes)  # which says what is missing
     layout = f"expected {KINDS['folders']}"
     raise InputError(f"{val} holds no class folders with files: fill it or remove it ({layout})")
@@ -54,7 +64,7 @@ def _val_labels(root: Path, classes: tuple[str, ...]) -> Labels | None:
 
 def subfolders(folder: Path) -> tuple[str, ...]:
     """The names of a folder's own folders, sorted."""
-    return tuple(entry.name for entry in _entries(folder) if os.path.isdir(entry))
+    return tuple(entry.name for entry in entries(folder) if os.path.isdir(entry))
 
 
 def class_images(root: Path, split: str, classes: Iterable[str]) -> Iterator[SourceImage]:
@@ -87,7 +97,7 @@ def flat_images(root: Path, folder: str, labels: Labels, notices: list[str]) -> 
 
 def _files(root: Path, folder: str, label: int, entered: set[tuple[int, int]]) -> Iterator[SourceImage]:
     """The files of a folder and of those inside it, sorted, without the folders that were entered before."""
-    for entry in _entries(root / folder):
+    for entry in entries(root / folder):
         name = f"{folder}/{entry.name}"
         try:
             status = entry.stat()
@@ -99,16 +109,6 @@ def _files(root: Path, folder: str, label: int, entered: set[tuple[int, int]]) -
         elif _identity(status) not in entered:
             entered.add(_identity(status))
             yield from _files(root, name, label, entered)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted; hidden entries are skipped, as `ls` does."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}") from None
-    return sorted(visible, key=lambda entry: entry.name)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

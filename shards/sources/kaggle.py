@@ -4,8 +4,9 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.sources.base import KINDS, Source
-from shards.sources.folders import class_images, flat_images, subfolders
+from shards.sources.folders import IN_CLASSES, class_images, flat_images, subfolders
 from shards.sources.labels import class_words, val_labels
+from shards.sources.left_out import beside
 
 
 def find_kaggle(root: Path) -> Source:
@@ -23,8 +24,17 @@ def find_kaggle(root: Path) -> Source:
     labels = val_labels(root, images / "val", classes) if (images / "val").is_dir() else None
     if labels:
         splits["val"] = flat_images(root, f"{folder}/val", labels, notices)
+    left_out = [
+        *beside(root, "", (images.relative_to(root).parts[0],), f"only {folder} is read"),
+        *beside(root, folder, ("train", "val", "test"), "only train and val are read"),
+        *beside(root, f"{folder}/train", classes, IN_CLASSES),
+    ]
+    label_files = labels.files if labels else ()
     return Source(
-        "kaggle", root, classes, splits, class_words(root), notices=notices, label_files=labels.files if labels else ()
+        *("kaggle", root, classes, splits, class_words(root)),
+        notices=notices,
+        label_files=label_files,
+        left_out=tuple(left_out),
     )
 
 

@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 
 from shards.atomic import atomic_write
 from shards.errors import InputError
+from shards.hidden import visible
 from shards.processes import run_jobs, tick
+from shards.records import Skipped
 from shards.sources.base import KINDS, MAX_CLASSES, Source, SourceImage, split_of
 from shards.sources.file_classes import Summary, class_wnids, file_classes, told_by_names
 from shards.sources.labels import class_words
+from shards.sources.left_out import beside_files, missing_pieces
 from shards.sources.told import several_names
 
 BATCH = 16  # rows read from a file at once
@@ -82,14 +85,16 @@ def find_parquet(root: Path, scratch: Path | None, workers: int, label_key: str 
                 yield SourceImage(str(plain.absolute()), offset, length, f"{file}/{name or number}", class_number)
 
     splits = {split: images(group) for split, group in grouped.items()}
-    return Source("parquet", root, classes, splits, words, tuple(paths), _partial(paths) + several_names(told))
+    notices = _partial(paths) + several_names(told)
+    left_out = _left_out(root, paths, label_key, workers)
+    return Source("parquet", root, classes, splits, words, tuple(paths), notices, left_out=left_out)
 
 
 def parquet_files(root: Path) -> list[Path]:
     """Parquet files with a split in their names, in `root/data` or `root` itself; or those in folders of such names
     (`train/0000.parquet`), which may lie in the one of a configuration (`default/train/0000.parquet`)."""
     for pattern in ("data/*.parquet", "*.parquet", "*/*.parquet", "*/*/*.parquet"):
-        if paths := [path for path in sorted(root.glob(pattern)) if _split_of(path, root)]:
+        if paths := [path for path in visible(root, pattern) if _split_of(path, root)]:
             return paths
     return []
 
@@ -111,6 +116,26 @@ def _group_by_split(root: Path) -> dict[str, list[Path]]:
     if not grouped["train"]:
         raise InputError(f"{root} holds no train-*.parquet: expected {KINDS['parquet']}")
     return {split: group for split, group in grouped.items() if group}
+
+
+def _left_out(root: Path, taken: list[Path], label_key: str | None, workers: int) -> tuple[Skipped, ...]:
+    """What lies beside the files that are taken. A test split without labels is of no use."""
+    tests = [path for path in parquet_files(root) if _split_of(path, root) == "test"]
+    labeled = run_jobs(has_labels, [(path, label_key) for path in tests], workers, "read parquet labels", None)
+    of_no_use = [path for path, some in zip(tests, labeled, strict=True) if not some]
+    beside = beside_files(root, [*taken, *of_no_use], "only parquet files of train and val in one folder are read")
+    return (*beside, *missing_pieces(taken))
+
+
+def has_labels(path: Path, label_key: str | None) -> bool:
+    """Whether the rows of a file have labels: ImageNet's test rows have -1, others have no such column or nothing."""
+    pyarrow = _import_pyarrow()
+    with _input_errors(path), pyarrow.parquet.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+        label = next((name for name in (label_key, *LABELS) if name in file.schema_arrow.names), None)
+        if label is None:
+            return False
+        batches = file.iter_batches(BATCH, columns=[label], use_threads=False)
+        return any(value not in (None, "", -1) for batch in batches for value in batch.column(0).to_pylist())
 
 
 def _partial(paths: list[Path]) -> list[str]:

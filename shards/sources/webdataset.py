@@ -7,8 +7,10 @@ from shards import tars
 from shards.errors import InputError
 from shards.hidden import visible
 from shards.processes import run_jobs, tick
+from shards.records import Skipped
 from shards.sources.base import Source, SourceImage, split_of
 from shards.sources.labels import class_words
+from shards.sources.left_out import beside_files, compressed_tars, missing_pieces
 from shards.sources.sample_labels import (
     REMEDY,
     Tally,
@@ -33,7 +35,9 @@ def find_webdataset(root: Path, workers: int, label_key: str | None = None) -> S
     notices = [] if label_key is not None else check_labels([tar for tar, _ in jobs], tallies)
     numbers, classes = _classes(tallies, len(grouped["train"]))
     splits = {split: _images(group, numbers, label_key) for split, group in grouped.items()}
-    return Source("webdataset", root, classes, splits, class_words(root), tuple(tar for tar, _ in jobs), notices)
+    paths = tuple(tar for tar, _ in jobs)
+    left_out = beside_tars(root, paths)
+    return Source("webdataset", root, classes, splits, class_words(root), paths, notices, left_out=left_out)
 
 
 def _images(group: list[Path], numbers: dict[int | str, int], label_key: str | None) -> Iterator[SourceImage]:
@@ -102,8 +106,17 @@ def tars_by_split(root: Path) -> dict[str, list[Path]]:
             raise InputError(f"{tar} has no split in its name: rename it so that {known} is a word of its name")
         grouped.setdefault(split, []).append(tar)
     if "train" not in grouped:
-        raise InputError(f"{root} holds no tars of a train split, like train-000000.tar")
+        hint = compressed_tars(root)
+        raise InputError(
+            f"{root} holds no tars of a train split, like train-000000.tar" + (f": {hint}" if hint else "")
+        )
     return {split: grouped[split] for split in sorted(grouped, key=["train", "val", "test"].index)}
+
+
+def beside_tars(root: Path, taken: Sequence[Path]) -> tuple[Skipped, ...]:
+    """What a folder holds beside the tars that are taken, and what these lack."""
+    why = "only the plain .tar files of the folder itself are read"
+    return (*beside_files(root, taken, why), *missing_pieces(taken))
 
 
 def read_labels(tar: Path, label_key: str | None) -> Tally:

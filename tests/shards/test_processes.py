@@ -1,11 +1,14 @@
 """Worker processes serve every caller: a script with or without a main guard, a module, standard input."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from shards.dataset import Dataset
+from shards.processes import interrupts_noted
 from tests.conftest import PROJECT
 from tests.support.image_kinds import encoded, noise
 
@@ -50,3 +53,42 @@ def test_a_call_needs_no_main_guard(folder, arguments):
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (folder / "runs").read_text() == "once "  # no worker runs the script again
     assert Dataset.load(folder / "set").split("train").samples == 1
+
+
+# Ctrl-C comes while the wait holds a future's lock, as it does now and then
+INTERRUPTED = """
+import os, signal
+from shards import processes
+
+wait = processes.wait
+
+def interrupted(futures, **options):
+    condition = next(iter(futures))._condition
+    condition.acquire()
+    os.kill(os.getpid(), signal.SIGINT)
+    condition.release()
+    return wait(futures, **options)
+
+processes.wait = interrupted
+processes.run_jobs(__import__("time").sleep, [(0.01,)] * 50, 1, "sleep", None)
+"""
+
+
+def test_ctrl_c_within_a_wait_ends_the_jobs():
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt") and done.returncode != 0
+
+
+def test_a_script_of_ones_own_handles_ctrl_c_itself():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts_noted() as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts == [] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt), interrupts_noted() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
