@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline import graph
 from pipeline.samples import SampleId, Samples, notice
-from shards.errors import InputError
-from shards.images import check_image
+from shards.errors import InputError, Unreadable
+from shards.images import check_image, read_header
 
 
 class BadSamples:
@@ -97,5 +97,12 @@ def decode_error(jpeg: bytes, probe: dict[str, Any]) -> str | None:
         pipe.run()
     except RuntimeError as error:
         # DALI's own message speaks of its internals; ours says what the image is
-        return check_image(jpeg)[0] or "DALI: " + " ".join(str(error).split())[-120:]
+        return check_image(jpeg)[0] or _dali_problem(jpeg) or "DALI: " + " ".join(str(error).split())[-120:]
     return None
+
+
+def _dali_problem(jpeg: bytes) -> str | None:
+    try:
+        return read_header(jpeg).problem
+    except Unreadable as unreadable:
+        return str(unreadable)

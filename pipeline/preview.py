@@ -1,6 +1,5 @@
 """Images of what the model sees: arrays in, one labeled grid out."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.atomic import atomic_write
 from shards.dataset import Dataset
+from shards.formats import open_image
 
 GAP = 2  # pixels between tiles
 CAPTION = 14  # pixels of text above a tile
@@ -84,5 +84,5 @@ def write(image: Image.Image, path: Path) -> None:
 
 def _complete(jpeg: bytes) -> np.ndarray:
     """An image scaled to fit a tile."""
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg))).convert("RGB")
+    image = ImageOps.exif_transpose(open_image(jpeg)).convert("RGB")
     return np.asarray(ImageOps.pad(image, (CROP, CROP), color="white"))

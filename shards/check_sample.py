@@ -47,13 +47,12 @@ def check_sample(file: int, where: str, sample: tars.TarSample, decode: bool) ->
     if isinstance(checksum, str) and checksum != xxhash.xxh3_64_hexdigest(data):
         return labeled._replace(problem="its bytes are not those that were written (xxh3)")
     try:
-        width, height, kind = images.read_header(data)
+        width, height, undecodable = images.read_header(data)
     except Unreadable as error:
         return labeled._replace(problem=str(error))
     check = labeled._replace(width=width, height=height)
-    if kind in images.UNDECODABLE:
-        remedy = "`python cli.py shard` stores it as another JPEG, if it can be read"
-        return check._replace(problem=f"DALI cannot decode {kind}: {remedy}")
+    if undecodable:
+        return check._replace(problem=f"{undecodable}: `python cli.py shard` stores it as a JPEG, if it can be read")
     if decode:
         problem, warning = images.check_image(data)
         return check._replace(problem=problem, warning=warning)

@@ -1,11 +1,10 @@
 """From an image's bytes in the source to the bytes that a shard stores: kept, re-encoded, scaled down or skipped.
 
 A JPEG keeps its bytes when every decoder, on CPU and GPU, sees the same image in it: 8 bits, Huffman coded, gray or
-YCbCr with chroma at full, half-width or quarter resolution, upright, complete. Whatever else Pillow can read becomes
-such a JPEG; what nothing reads, or what has lost its end, is `Unreadable`. docs/shards.md has the table.
+YCbCr with chroma at full, half-width or quarter resolution, upright, complete. What `shards.formats` opens besides
+becomes such a JPEG; what it does not, or what has lost its end, is `Unreadable`. docs/shards.md has the table.
 """
 
-import io
 import warnings
 from typing import Any, NamedTuple
 
@@ -15,10 +14,10 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from shards.errors import Unreadable
-from shards.jpeg import ARITHMETIC_OR_LOSSLESS, MAX_PIXELS, ORIENTATION, JpegHeader, check_pixel_count, read_jpeg_header
+from shards.formats import dali_problem, open_image
+from shards.jpeg import MAX_PIXELS, ORIENTATION, JpegHeader, read_jpeg_header
 
 MAX_BYTES = 256 * 2**20  # a larger file is not taken for an image
-UNDECODABLE = ("GIF", "12-bit JPEG", ARITHMETIC_OR_LOSSLESS)  # kinds that DALI's decoders refuse
 
 # What turns an image upright, by its EXIF orientation
 TRANSPOSES = {
@@ -31,8 +30,6 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 SWAPS_SIDES = (5, 6, 7, 8)
-
-Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked before anything is decoded
 
 
 class Prepared(NamedTuple):
@@ -98,9 +95,9 @@ def _decode(data: bytes, header: JpegHeader | None, size: int | None, max_pixels
         if header.orientation in TRANSPOSES:
             image = image.transpose(TRANSPOSES[header.orientation])
         return _Decoded(image, (header.width, header.height), header.orientation, header.incompatible)
-    opened = _open(data)
+    opened = open_image(data)
     kind = header.incompatible if header else opened.format
-    image = _to_rgb(ImageOps.exif_transpose(opened))
+    image = _to_rgb(ImageOps.exif_transpose(opened), opened.format)
     return _Decoded(image, opened.size, opened.getexif().get(ORIENTATION, 1), kind)
 
 
@@ -112,7 +109,7 @@ def check_image(data: bytes) -> tuple[str | None, str | None]:
             warnings.simplefilter("ignore")
             header = read_jpeg_header(data)
             if not header or not header.decodes_to_rgb:
-                _open(data).load()
+                open_image(data).load()
                 return None, None
             try:
                 simplejpeg.decode_jpeg(data)
@@ -127,18 +124,32 @@ def check_image(data: bytes) -> tuple[str | None, str | None]:
         return _reason(error), None
 
 
-def read_header(data: bytes) -> tuple[int, int, str]:
-    """An image's width and height as a viewer sees them, and its kind ("JPEG", "CMYK JPEG", "PNG", ...), from its
-    header alone. Raises Unreadable."""
+class ImageHeader(NamedTuple):
+    """An image's width and height as a viewer sees them, and why DALI does not decode it to what `prepare` would store
+    of it, None when it does."""
+
+    width: int
+    height: int
+    problem: str | None
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """From an image's header alone, but for one that may be transparent, which is decoded. Raises Unreadable."""
     try:
-        header = read_jpeg_header(data)
-        if header:
-            return *_upright_sides((header.width, header.height), header.orientation), header.incompatible or "JPEG"
-        opened = _open(data)
-        return *_upright_sides(opened.size, opened.getexif().get(ORIENTATION, 1)), str(opened.format)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = read_jpeg_header(data)
+            if header:
+                sides = _upright_sides((header.width, header.height), header.orientation)
+                return ImageHeader(*sides, dali_problem(header))
+            opened = open_image(data)
+            sides = _upright_sides(opened.size, opened.getexif().get(ORIENTATION, 1))
+            return ImageHeader(*sides, dali_problem(opened))
     except Unreadable:
         raise
-    except Exception as error:
+    except MemoryError:
+        raise Unreadable("decoding it takes too much memory") from None
+    except Exception as error:  # a hostile file can make a decoder raise anything
         raise Unreadable(_reason(error)) from None
 
 
@@ -180,13 +191,6 @@ def decode_jpeg(data: bytes, header: JpegHeader, size: int | None, max_pixels: i
     return pixels
 
 
-def _open(data: bytes) -> Image.Image:
-    """Opens an image with Pillow, without decoding it. Raises Unreadable when it has too many pixels."""
-    opened = Image.open(io.BytesIO(data))
-    check_pixel_count(*opened.size)
-    return opened
-
-
 def _upright_sides(sides: tuple[int, int], orientation: int) -> tuple[int, int]:
     width, height = sides
     return (height, width) if orientation in SWAPS_SIDES else (width, height)
@@ -209,12 +213,26 @@ def _reason(error: Exception) -> str:
     return "not an image" if "cannot identify" in reason else reason
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB: 16 bits are scaled to 8, transparency is composited onto white."""
-    if image.mode.startswith("I"):
-        image = image.point(lambda value: value / 257).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
+    """Any mode as 8-bit RGB, transparency on white. Args: kind: Pillow's format. Raises Unreadable for numbers of which
+    nothing says what is black and what is white."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        lowest, highest = values.min(), values.max()
+        if not 0 <= lowest <= highest <= 1:
+            raise Unreadable(f"floats from {lowest:g} to {highest:g}: only those from 0, black, to 1, white, are read")
+        image = _from_floats(values * 255)
+    elif image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PPM", "PNG")):
+        image = _from_floats(np.asarray(image, np.float32) / 257)
+    elif image.mode == "I":
+        raise Unreadable("signed or 32-bit integers, of which nothing says what is white: store them with 8 or 16 bits")
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _from_floats(values: npt.NDArray[np.floating]) -> Image.Image:
+    """Values from 0 to 255 as a gray image."""
+    return Image.fromarray(np.rint(values).astype(np.uint8))

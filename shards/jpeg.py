@@ -11,7 +11,8 @@ from shards.errors import Unreadable
 MAX_PIXELS = 64 * 2**20  # an image with more is taken for a decompression bomb; ImageNet's largest has 29 million
 ORIENTATION = 0x0112  # EXIF tag
 ORIENTATIONS = range(2, 9)  # its values that turn or mirror an image; 1 is upright
-ARITHMETIC_OR_LOSSLESS = "arithmetic or lossless JPEG"
+ARITHMETIC_OR_LOSSLESS, UNUSUAL_SAMPLING = "arithmetic or lossless JPEG", "JPEG of unusual chroma sampling"
+ORIENTATION_KIND = "EXIF orientation"
 SAMPLINGS = {(): "gray", ((1, 1),) * 3: "444", ((2, 1), (1, 1), (1, 1)): "422", ((2, 2), (1, 1), (1, 1)): "420"}
 
 # Frame headers: all but 0xC4, 0xC8 and 0xCC of 0xC0..0xCF. Every decoder reads baseline, extended and progressive
@@ -72,9 +73,9 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     elif color not in ("gray", "YCbCr"):
         incompatible = f"{color} JPEG"
     elif sampling not in SAMPLINGS:
-        incompatible = "JPEG of unusual chroma sampling"
+        incompatible = UNUSUAL_SAMPLING
     elif orientation != 1:
-        incompatible = "EXIF orientation"
+        incompatible = ORIENTATION_KIND
     return JpegHeader(width, height, incompatible, common and color in ("gray", "YCbCr", "RGB"), orientation)
 
 

@@ -116,6 +116,12 @@ def test_arguments_are_few(room):
     assert not wrong
 
 
+def test_one_place_alone_opens_images():
+    """There it says which kinds: Pillow would start Ghostscript on others."""
+    opening = [path for room in MAY_IMPORT for path in files(room) if "Image.open(" in path.read_text()]
+    assert opening == [PROJECT / "shards" / "formats.py"]
+
+
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_nothing_is_patched_from_outside(room):
     """No path is put before Python's own, and no object's methods are exchanged behind its back."""

@@ -4,7 +4,6 @@ Decode, scale the shorter side to 256, take the central 256 x 256 patch, a rando
 horizontal flip: 224 x 224 x 3 uint8.
 """
 
-import io
 import random
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.geometry import CROP, MARGIN, SIZE
+from shards.formats import open_image
 from shards.images import scaled_sides
 
 
@@ -35,7 +35,7 @@ def transform_image(image: Image.Image) -> Tensor:
 
 
 def with_pillow(jpeg: bytes) -> Tensor:
-    return transform_image(Image.open(io.BytesIO(jpeg)))
+    return transform_image(open_image(jpeg))
 
 
 def with_simplejpeg(jpeg: bytes) -> Tensor:

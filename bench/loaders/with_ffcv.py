@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bench.loaders.base import ImageSet, LoaderSpec, endless
 from pipeline.geometry import CROP, MARGIN, SIZE
+from shards.formats import open_image
 
 
 def random_crop() -> Any:
@@ -45,7 +45,7 @@ def write_beton(files: list[str], path: Path) -> None:
     from ffcv.writer import DatasetWriter
 
     fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=95)}  # FFCV re-encodes every image
-    samples = [(Image.open(file).convert("RGB"),) for file in files]
+    samples = [(open_image(Path(file).read_bytes()).convert("RGB"),) for file in files]
     DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(samples)
 
 

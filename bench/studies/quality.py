@@ -10,7 +10,6 @@ A core's time is measured instead of the clock's, so that the figures hold on a 
 Contestants are interleaved: in a round each runs once, and each round begins with another one. A ratio is of one round.
 """
 
-import io
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from typing import Any
 
 import click
 import numpy as np
-from PIL import Image
 
 from bench.harness.datasets import endless_batches, read_jpegs, repeated
 from bench.harness.machine import cpu_context, describe_machine
@@ -33,6 +31,7 @@ from pipeline.loader import Batch, Loader
 from pipeline.settings import Settings
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
+from shards.formats import open_image
 from shards.images import prepare, scaled_square
 from shards.processes import cores
 
@@ -42,7 +41,7 @@ CROPPED = np.s_[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
 
 def fidelity(images: list[bytes], quality: int) -> dict[str, float]:
     """PSNR of the central crops, dB: the median and the least."""
-    scaled = [np.asarray(scaled_square(Image.open(io.BytesIO(data)).convert("RGB"), SIZE)) for data in images]
+    scaled = [np.asarray(scaled_square(open_image(data).convert("RGB"), SIZE)) for data in images]
     stored = [pillow_decode(prepare(data, SIZE, quality).jpeg) for data in images]
     found = psnr([image[CROPPED] for image in stored], [image[CROPPED] for image in scaled])
     return {name: found[name] for name in ("median", "min")}

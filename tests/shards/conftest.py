@@ -2,7 +2,7 @@
 
 import pytest
 
-from shards import convert, describe
+from shards import convert, describe, verify
 from shards.sources import parquet, webdataset
 from tests.support import source_layouts as layouts
 from tests.support.image_kinds import encoded, noise
@@ -16,7 +16,7 @@ def in_this_process(monkeypatch):
     def run_here(function, jobs, *_):
         return [function(*job) for job in jobs]
 
-    for module in (convert, describe, parquet, webdataset):
+    for module in (convert, describe, parquet, verify, webdataset):
         monkeypatch.setattr(module, "run_jobs", run_here)
 
 

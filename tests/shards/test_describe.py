@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,10 @@ from pipeline.stats import Stats
 from shards.dataset import Dataset
 from shards.describe import describe_tars
 from shards.errors import InputError
+from shards.index import index_tar, write_index
+from shards.verify import verify
 from tests.support import source_layouts as layouts
-from tests.support.image_kinds import JPEG
+from tests.support.image_kinds import ADOPTED, JPEG
 from tests.support.source_checks import contents, expected, refused
 from tests.support.source_layouts import CLASSES, TRAIN, VAL, in_split, make_tar, write
 
@@ -51,6 +54,31 @@ def test_training_on_described_tars_sees_every_sample_once(samples, tmp_path):
     (jpegs,) = pipe.run()
     read = Counter(bytes(jpegs.at(number)) for number in range(VAL))
     assert read == Counter(sample.jpeg for sample in in_split(samples, "val"))
+
+
+def test_images_that_dali_does_not_see_as_they_are_meant_are_quarantined(tiny_samples, tmp_path):
+    """And `verify` says the same of a set that was described when they were not known to be."""
+    layouts.webdataset(tmp_path, tiny_samples)
+    tar = tmp_path / "more-train-0.tar"
+    kinds = {re.sub(r"\W", "_", kind): expected for kind, expected in ADOPTED.items()}
+    write(
+        tar,
+        make_tar(
+            {
+                f"{key}.{part}": data
+                for key, (image, _) in kinds.items()
+                for part, data in (("jpg", image), ("cls", b"1"))
+            }
+        ),
+    )
+    dataset = describe_tars(tmp_path)
+    reasons = {sample.key: sample.reason for sample in dataset.split("train").quarantined}
+    assert reasons.keys() == {key for key, (_, problem) in kinds.items() if problem}
+    assert all(reason.startswith(kinds[key][1]) for key, reason in reasons.items())
+    replace(dataset, splits={name: replace(split, quarantined=()) for name, split in dataset.splits.items()}).save()
+    write_index(tar.with_suffix(".idx"), index_tar(tar))
+    assert {problem.key: problem.reason for problem in verify(tmp_path, quarantine=True).bad} == reasons
+    assert verify(tmp_path).intact
 
 
 def test_samples_that_cannot_be_used_are_quarantined_with_the_reason(tiny_samples, tmp_path):

@@ -13,7 +13,7 @@ from shards import images
 from shards.errors import Unreadable
 from shards.images import check_image, decode_jpeg, prepare, read_header
 from shards.jpeg import MAX_PIXELS, read_jpeg_header
-from tests.support.image_kinds import READABLE, UNREADABLE, encoded, noise, patched, rotated, sampled, smooth
+from tests.support.image_kinds import EPS, READABLE, UNREADABLE, encoded, gray, noise, patched, rotated, sampled, smooth
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -72,6 +72,40 @@ def test_sixteen_bits_are_scaled_and_alpha_lies_on_white():
     clear = encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 0)), "PNG")
     for data, value in ((deep, 100), (clear, 255)):
         assert np.abs(pixels(prepare(data, None, 95).jpeg) - value).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "f4"])
+def test_numbers_are_scaled_from_black_to_white(kind):
+    image = gray(kind, 1 if kind == "f4" else 65535)
+    found = pixels(prepare(encoded(image, "TIFF"), None, 100).jpeg)
+    assert np.abs(found - np.asarray(smooth("L"), float)[:, :, None]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "image, reason",
+    [
+        (gray("f4", 255), r"floats from \S+ to 2\d+(\.\d+)?: only those from 0, black, to 1, white, are read"),
+        (gray("f4", -1), "floats from -"),
+        (gray("f4", np.nan), "floats from nan to nan"),
+        (gray("i4", 2**30), "signed or 32-bit integers, of which nothing says what is white"),
+    ],
+)
+def test_numbers_of_which_nothing_says_what_is_white_are_unreadable(image, reason):
+    with pytest.raises(Unreadable, match=reason):
+        prepare(encoded(image, "TIFF"), None, 95)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda data: prepare(data, None, 95), lambda data: prepare(data, 256, 95), read_header]
+)
+def test_ghostscript_is_not_started(read, tmp_path, monkeypatch):
+    script = tmp_path / "gs"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(Unreadable, match="not an image"):
+        read(EPS)
+    assert check_image(EPS)[0] == "not an image" and not (tmp_path / "ran").exists()
 
 
 def test_an_animation_is_its_first_frame():

@@ -52,6 +52,24 @@ def cmyk() -> bytes:
     return encoded(smooth("CMYK"), quality=100)
 
 
+def gray(kind: str, white: float) -> Image.Image:
+    """The smooth image in one channel of another NumPy type, `white` for 255."""
+    return Image.fromarray((np.asarray(smooth("L"), float) * (white / 255)).astype(kind))
+
+
+def clear(mode="RGB", opacity=0) -> Image.Image:
+    """The smooth image, its left half as opaque as `opacity`, its right half completely."""
+    image, alpha = smooth(mode), Image.new("L", (40, 30), 255)
+    alpha.paste(opacity, (0, 0, 20, 30))
+    image.putalpha(alpha)
+    return image
+
+
+def animated(kind: str, **options) -> bytes:
+    """The smooth image and then another."""
+    return encoded(smooth(), kind, save_all=True, append_images=[smooth().rotate(180)], **options)
+
+
 JPEG = encoded(noise())
 
 # By kind: the file's bytes, and why `prepare` re-encodes it (None: it is kept to the byte)
@@ -97,3 +115,53 @@ UNREADABLE = {
     "PNG bomb": (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "pixels"),
     "JPEG bomb": (patched(patched(encoded(noise()), 0xC0, 5, 255), 0xC0, 7, 255), "pixels"),
 }
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n%%EOF\n"
+PALETTE = smooth().quantize(16)
+TRANSPARENT = "DALI ignores the transparency"
+
+# Images as others store them, by kind: the file's bytes, and why they are not trained on as they are (None: they are)
+ADOPTED = {
+    "JPEG": (encoded(smooth()), None),
+    "CMYK JPEG": (cmyk(), None),
+    "JPEG and another": (animated("MPO"), None),
+    "PNG": (encoded(smooth(), "PNG"), None),
+    "animated PNG": (animated("PNG"), None),
+    "16-bit PNG": (encoded(gray("u2", 65535), "PNG"), None),
+    "palette PNG": (encoded(PALETTE, "PNG"), None),
+    "opaque RGBA PNG": (encoded(clear(opacity=255), "PNG"), None),
+    "opaque LA PNG": (encoded(clear("L", 255), "PNG"), None),
+    "animated WebP": (animated("WEBP", lossless=True), None),
+    "opaque RGBA TIFF": (encoded(clear(opacity=255), "TIFF"), None),
+    "16-bit TIFF": (encoded(gray("<u2", 65535), "TIFF"), None),
+    "16-bit TIFF, big-endian": (encoded(gray(">u2", 65535), "TIFF"), None),
+    "TIFF of two pages": (animated("TIFF"), None),
+    "LZW TIFF": (encoded(smooth(), "TIFF", compression="tiff_lzw"), None),
+    "BMP": (encoded(smooth(), "BMP"), None),
+    "JPEG 2000": (encoded(smooth(), "JPEG2000"), None),
+    "PPM": (encoded(smooth(), "PPM"), None),
+    "12-bit JPEG": (patched(encoded(smooth()), 0xC0, 4, 12), "DALI cannot decode 12-bit JPEG"),
+    "GIF": (encoded(smooth(), "GIF"), "DALI cannot decode GIF"),
+    "animated GIF": (animated("GIF"), "DALI cannot decode GIF"),
+    "ICO": (encoded(smooth(), "ICO"), "DALI cannot decode ICO"),
+    "TGA": (encoded(smooth(), "TGA"), "DALI cannot decode TGA"),
+    "QOI": (encoded(smooth(), "QOI"), "DALI cannot decode QOI"),
+    "RGBA PNG": (encoded(clear(), "PNG"), TRANSPARENT),
+    "half opaque RGBA PNG": (encoded(clear(opacity=128), "PNG"), TRANSPARENT),
+    "LA PNG": (encoded(clear("L"), "PNG"), TRANSPARENT),
+    "palette PNG with a transparent color": (encoded(PALETTE, "PNG", transparency=bytes(range(16))), TRANSPARENT),
+    "RGBA WebP": (encoded(clear(), "WEBP", lossless=True, exact=True), TRANSPARENT),
+    "RGBA TIFF": (encoded(clear(), "TIFF"), TRANSPARENT),
+    "LA TIFF": (encoded(clear("L", 255), "TIFF"), "DALI cannot decode TIFF of gray with transparency"),
+    "TIFF of floats": (encoded(gray("f4", 255.0), "TIFF"), "DALI cannot decode TIFF of floats"),
+    "TIFF of 32 bits": (encoded(gray("i4", 2**30), "TIFF"), "DALI cannot decode TIFF of signed or 32-bit integers"),
+    "TIFF of one bit": (encoded(smooth("1"), "TIFF"), "DALI cannot decode TIFF of 1 bit"),
+    "PPM of odd values": (
+        b"P5 40 30 100\n" + (np.asarray(smooth("L")) // 3).tobytes(),
+        "DALI cannot decode PPM of values",
+    ),
+    "EPS": (EPS, "not an image"),
+    "DDS": (encoded(smooth(), "DDS"), "not an image"),
+}
+if "AVIF" in Image.SAVE:  # Pillow has it from 11.3 on
+    ADOPTED["AVIF"] = (encoded(smooth(), "AVIF"), "DALI cannot decode AVIF")

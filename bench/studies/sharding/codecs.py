@@ -13,6 +13,7 @@ from PIL import Image
 
 from bench.studies.sharding.contestants import SIZE, Pixels, decode, encode, square
 from bench.studies.sharding.rounds import Contestant, Pair, Setup, alternate, compare, sample_images
+from shards.formats import open_image
 from shards.images import decode_jpeg, scaled_sides
 from shards.jpeg import MAX_PIXELS, read_jpeg_header
 
@@ -29,7 +30,7 @@ def scale_then_crop(pixels: Pixels, resample: Image.Resampling = Image.Resamplin
 
 
 def pillow_decode(data: bytes) -> Pixels:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return np.asarray(open_image(data).convert("RGB"))
 
 
 def pillow_encode(pixels: Pixels) -> bytes:
