@@ -5,11 +5,11 @@ bytes. The cast, the mean and the color shift follow here.
 """
 
 import functools
-import warnings
 
 import torch
 
 from pipeline.stats import Stats
+from pipeline.torchscript import script
 from shards.errors import InputError
 
 MEANS = ("image", "channel")
@@ -78,7 +78,4 @@ def _prepared(crops: torch.Tensor, mean: torch.Tensor, shift: torch.Tensor, like
     return (crops.float() - mean + shift).type_as(like)
 
 
-with warnings.catch_warnings():
-    # torch 2.10 and later call torch.jit.script deprecated; this project uses TorchScript on purpose
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
-    _fused = torch.jit.script(_prepared)
+_fused = script(_prepared)

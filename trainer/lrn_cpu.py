@@ -4,11 +4,11 @@ TorchScript's fuser is off on CPUs in the official wheels, so the batch is proce
 core's cache. Under torch.compile the same functions are traced into its graph, whose fuser needs the undivided batch.
 """
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.torchscript import script
 
 K = 2.0  # section 3.3; its n = 5 and beta = 0.75 are written out below
 
@@ -76,11 +76,8 @@ def _backward(grad: Tensor, x: Tensor, k: float, alpha: float, block: int) -> Te
     return out
 
 
-with warnings.catch_warnings():
-    # torch 2.10 and later call torch.jit.script deprecated; this project uses TorchScript on purpose
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
-    _scripted_forward = torch.jit.script(_forward)
-    _scripted_backward = torch.jit.script(_backward)
+_scripted_forward = script(_forward)
+_scripted_backward = script(_backward)
 
 
 def forward(x: Tensor, towers: int, alpha: float) -> Tensor:

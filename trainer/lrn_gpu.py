@@ -9,12 +9,13 @@ memory. They compute in float32.
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.torchscript import script
 
 K = 2.0  # section 3.3; its n = 5 and beta = 0.75 are written out below
 
@@ -121,10 +122,7 @@ def _gradient(grad: Tensor, padded: Tensor, terms: Tensor, channels: Tensor, k: 
     return (grad.float() * (root * root.sqrt()) - c * (s + t + u + v + w) * (1.5 * alpha)).type_as(grad)
 
 
-with warnings.catch_warnings():
-    # torch 2.10 and later call torch.jit.script deprecated; this project uses TorchScript on purpose
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
-    _scripted = {function: torch.jit.script(function) for function in (_normalize, _terms, _gradient)}
+_scripted = {function: script(function) for function in (_normalize, _terms, _gradient)}
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
