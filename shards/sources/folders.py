@@ -8,7 +8,7 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.hidden import entries
 from shards.sources.base import KINDS, Source, SourceImage
-from shards.sources.labels import class_words, compared, find_labels, val_labels
+from shards.sources.labels import ANNOTATIONS, class_words, compared, find_labels, val_labels
 from shards.sources.left_out import beside
 from shards.sources.match import Labels, normal
 
@@ -35,8 +35,10 @@ def find_folders(root: Path) -> Source:
         else:
             splits["val"] = compared(class_images(root, "val", classes), root, "val", classes, notices)
     label_files = labels.files if labels else ()
+    # The test images of Tiny ImageNet have no labels, as those of Kaggle's tree have none
+    unlabeled = ("test",) if root / "val" / ANNOTATIONS in label_files else ()
     left_out = [
-        *beside(root, "", ("train", "val"), "only the folders train and val are read"),
+        *beside(root, "", ("train", "val", *unlabeled), "only the folders train and val are read"),
         *beside(root, "train", classes, IN_CLASSES),
         *(beside(root, "val", subfolders(val), IN_CLASSES) if val.is_dir() and not labels else ()),
     ]
