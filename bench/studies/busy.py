@@ -68,8 +68,8 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def busy(programs: int) -> Iterator[None]:
-    """That many programs keep a core busy each while the block runs."""
-    command = [sys.executable, "-c", "while True: pass"]
+    """That many programs keep a core busy each while the block runs, and this process lives."""
+    command = [sys.executable, "-c", f"import os\nwhile os.getppid() == {os.getpid()}: pass"]
     with ExitStack() as stack:
         for _ in range(programs):
             stack.callback(subprocess.Popen(command, start_new_session=True).kill)
