@@ -29,7 +29,9 @@ def check_sample(file: int, where: str, sample: tars.TarSample, decode: bool) ->
     """Reads a sample's parts from an open tar. With `decode` its image is decoded completely, otherwise its header is
     read and its end looked for. An image whose checksum is known (our tars have it) is compared with that."""
     if (fault := sample.fault) or sample.image is None:
-        return SampleCheck(problem=f"it has {fault}")
+        elsewhere = sample.image is not None and sample.part("cls") is None
+        remedy = " (`python cli.py shard --label-key` takes labels from elsewhere)" if elsewhere else ""
+        return SampleCheck(problem=f"it has {fault}{remedy}")
     try:
         label = read_label(file, where, sample)
     except InputError as error:

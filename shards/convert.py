@@ -27,7 +27,7 @@ from shards.records import Sizes, Skipped, Split
 from shards.sources.base import Source
 from shards.sources.detect import find_source
 from shards.sources.left_out import give_notice, notices
-from shards.sources.told import with_names_compared
+from shards.sources.told import with_names_compared, without_train_images
 from shards.tars import BLOCK
 from shards.write_shard import ImageOptions, ShardJob, WrittenShard, image_table, read_image, write_shard
 
@@ -104,6 +104,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
                 discard(out, source.splits)  # otherwise the command could not be repeated with the image mended
                 raise
         catalog.close()
+        give_notice(without_train_images(splits, source.classes), strict=False)
         dataset = replace(_dataset(out, source, options, splits, plan), left_out=left_out)
         dataset.save()
         clear(out)
@@ -132,6 +133,7 @@ def _plan(options: ConvertOptions, source: Source, images: str) -> str:
     """Identifies the data set to be written: the options, the classes, and what identifies the images."""
     content = [FORMAT, options.image._asdict(), options.shard_size, options.seed, source.kind, source.classes, images]
     content += [options.label_key] if options.label_key is not None else []
+    content += [source.labels_digest] if source.labels_digest else []
     content += [hashlib.sha256(path.read_bytes()).hexdigest() for path in source.label_files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -18,7 +18,7 @@ from shards.records import Quarantined, Shard, Sizes, Split
 from shards.sources.labels import class_words
 from shards.sources.left_out import compressed_tars, give_notice, notices
 from shards.sources.sample_labels import Tally, class_names
-from shards.sources.told import refuse_gaps
+from shards.sources.told import refuse_gaps, without_train_images
 from shards.sources.webdataset import beside_tars, check_labels, tars_by_split
 from shards.wording import counted
 
@@ -69,10 +69,7 @@ def describe_tars(
         by_path = dict(zip(paths, described, strict=True))
         doubts = [] if label_key is not None else check_labels(paths, [tar.tally for tar in described])
         give_notice(doubts, strict)
-        first = {label: image for tar in described for label, image in tar.tally.first.items()}
-        numbers = {label: image for label, image in first.items() if isinstance(label, int)}
-        refuse_gaps(numbers)
-        classes = class_names((tar.tally.told for tar in described), max(numbers, default=-1))
+        classes = _classes([tar.tally for tar in described])
         known = class_words(root)
         dataset = Dataset(
             root=root,
@@ -94,8 +91,17 @@ def describe_tars(
         bad = [f"{sample.shard}: {sample.key}: {sample.reason}" for tar in described for sample in tar.quarantined]
         if strict and bad:
             raise InputError(f"--strict: {bad[0]}; {counted(bad, 'such sample')}")
+        give_notice(without_train_images(dataset.splits, classes), strict=False)
         dataset.save()
         return dataset
+
+
+def _classes(tallies: list[Tally]) -> tuple[str, ...]:
+    """The names of the classes. Raises InputError when class numbers leave out too many."""
+    first = {label: image for tally in tallies for label, image in tally.first.items()}
+    numbers = {label: image for label, image in first.items() if isinstance(label, int)}
+    refuse_gaps(numbers)
+    return class_names((tally.told for tally in tallies), max(numbers, default=-1))
 
 
 def unlisted_tars(dataset: Dataset) -> list[str]:

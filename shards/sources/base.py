@@ -42,7 +42,8 @@ class Source:
     """The images at a root. `classes[i]` names class number i (for ImageNet the sorted WNIDs), `words` says in English
     what some of them are, `splits` lists each split's images in a fixed order, `containers` are the archives that hold
     them all (none where every image is a file of its own). `notices` says what was found and not taken, or is doubtful;
-    it is complete when all splits have been listed. `label_files` are read for labels, beside the images. `left_out` is
+    it is complete when all splits have been listed. `label_files` are read for labels, beside the images, and
+    `labels_digest` identifies the labels within archives, since their lengths do not. `left_out` is
     what the root holds beside all that is taken."""
 
     kind: str
@@ -54,6 +55,7 @@ class Source:
     notices: list[str] = field(default_factory=list)
     label_files: tuple[Path, ...] = ()
     left_out: tuple[Skipped, ...] = ()
+    labels_digest: str = ""
 
 
 def split_of(path: Path) -> str | None:

@@ -8,6 +8,7 @@ pyarrow is an optional extra. It reads in worker processes whose memory is limit
 may declare any size. What it decompresses to is limited too, for one value can stand for a million rows.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -87,7 +88,17 @@ def find_parquet(root: Path, scratch: Path | None, workers: int, label_key: str 
     splits = {split: images(group) for split, group in grouped.items()}
     notices = _partial(paths) + several_names(told)
     left_out = _left_out(root, paths, label_key, workers)
-    return Source("parquet", root, classes, splits, words, tuple(paths), notices, left_out=left_out)
+    return Source(
+        kind="parquet",
+        root=root,
+        classes=classes,
+        splits=splits,
+        words=words,
+        containers=tuple(paths),
+        notices=notices,
+        left_out=left_out,
+        labels_digest=" ".join(summary.digest for summary in summaries.values()),
+    )
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -150,13 +161,15 @@ def summarize(path: Path, label_key: str | None) -> Summary:
     """Reads a file without its images."""
     first: dict[int | str, int] = {}
     wnids: dict[int | str, dict[str, int]] = {}
+    digest = hashlib.sha256()
     with _opened(path, label_key) as (file, columns):
         for number, (_, stem, label) in enumerate(_rows(file, path, columns, "path")):
             first.setdefault(label, number)
+            digest.update(f"{label}\n".encode(errors="backslashreplace"))
             if match := WITH_WNID.match(stem):
                 wnids.setdefault(label, {}).setdefault(match.group(2), number)
         texts = sorted(label for label in first if isinstance(label, str))
-        return Summary(first, wnids, tuple(texts) or columns.names, file.metadata.num_rows)
+        return Summary(first, wnids, tuple(texts) or columns.names, file.metadata.num_rows, digest.hexdigest())
 
 
 def extract(path: Path, plain: Path, label_key: str | None) -> None:

@@ -25,6 +25,7 @@ class Tally:
     told: dict[int, dict[str, str]] = field(default_factory=dict)
     contradictory: int = 0
     contradiction: tuple[str, str] | None = None
+    digest: str = ""  # of all keys and labels, when it is complete
 
     def add(self, where: str, key: str, label: int | str, name: str | None, contradiction: str | None) -> None:
         """Counts a sample of the tar `where`."""
@@ -44,7 +45,10 @@ def read_label(file: int, where: str, sample: tars.TarSample) -> int:
     _, offset, size = part
     text = os.pread(file, min(size, 32), offset)
     if size > len(text) or not re.fullmatch(rb"\s*\d{1,6}\s*", text):
-        raise InputError(f"{where}: {sample.key}.cls holds {text!r} and should be a class number, like 7")
+        raise InputError(
+            f"{where}: {sample.key}.cls holds {text!r} and should be a class number, like 7 "
+            "(`python cli.py shard --label-key cls` takes names)"
+        )
     return int(text)
 
 

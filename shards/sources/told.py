@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from shards.errors import InputError
+from shards.records import Split
 from shards.sources.base import SourceImage
+from shards.wording import counted
 
 WNID = re.compile(r"n\d{8}")
 WNID_IN_PATH = re.compile(r"(?:^|[/_])(n\d{8})(?=[/_.]|$)")
@@ -77,6 +79,19 @@ def with_names_compared(
         yield image
     if different:
         notices.append(f"{first} ({different} such): names do not count, so correct the labels if they are wrong")
+
+
+def without_train_images(splits: Mapping[str, Split], classes: Sequence[str]) -> list[str]:
+    """A notice of classes that nothing can be learned of, as where one split counts its classes from 1."""
+    empty = [number for number, count in enumerate(splits["train"].class_counts) if not count]
+    if not empty:
+        return []
+    text = f"{len(empty)} of {counted(classes, 'class')} have no train image, like {classes[empty[0]]}"
+    for name, split in splits.items():
+        if wanted := [number for number in empty if split.class_counts[number]]:
+            images = sum(split.class_counts[number] for number in wanted)
+            text += f", and {name} has {counted(images, 'image')} of them, like of {classes[wanted[0]]}"
+    return [text]
 
 
 def refuse_gaps(labels: Mapping[int, str]) -> None:

@@ -1,5 +1,6 @@
 """WebDataset tars as a source: the split in a tar's name, the class number in a sample's `.cls`, the class's name."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,7 +38,17 @@ def find_webdataset(root: Path, workers: int, label_key: str | None = None) -> S
     splits = {split: _images(group, numbers, label_key) for split, group in grouped.items()}
     paths = tuple(tar for tar, _ in jobs)
     left_out = beside_tars(root, paths)
-    return Source("webdataset", root, classes, splits, class_words(root), paths, notices, left_out=left_out)
+    return Source(
+        kind="webdataset",
+        root=root,
+        classes=classes,
+        splits=splits,
+        words=class_words(root),
+        containers=paths,
+        notices=notices,
+        left_out=left_out,
+        labels_digest=" ".join(tally.digest for tally in tallies),
+    )
 
 
 def _images(group: list[Path], numbers: dict[int | str, int], label_key: str | None) -> Iterator[SourceImage]:
@@ -121,12 +132,14 @@ def beside_tars(root: Path, taken: Sequence[Path]) -> tuple[Skipped, ...]:
 
 def read_labels(tar: Path, label_key: str | None) -> Tally:
     """A tar's labels, and what its samples tell of them."""
-    tally = Tally()
+    tally, digest = Tally(), hashlib.sha256()
     with tars.opened(tar) as file:
         for sample in tars.samples(tar):
             if label_key is not None or sample.part("cls"):
                 label, about = read_label_of(file, str(tar), sample, label_key), tars.description(file, sample)
                 doubt = contradiction(sample, about, label) if isinstance(label, int) else None
                 tally.add(str(tar), sample.key, label, class_name(sample, about), doubt)
+                digest.update(f"{sample.key} {label}\n".encode(errors="backslashreplace"))
             tick(1, 0)
+    tally.digest = digest.hexdigest()
     return tally

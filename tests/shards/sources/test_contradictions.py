@@ -183,3 +183,32 @@ def test_label_key_is_refused_where_it_does_not_count(tmp_path):
     write(tmp_path / "in" / "train" / A / "1.JPEG", JPEG)
     with pytest.raises(InputError, match="--label-key is for parquet files and WebDataset tars"):
         write_dataset(tmp_path / "in", tmp_path / "set", ConvertOptions(label_key="label"))
+
+
+def test_classes_without_train_images_are_named(tmp_path, capfd):
+    put(tmp_path / "in", ("a", 0, None), ("b", 1, None))
+    put(tmp_path / "in", ("c", 1, None), ("d", 2, None), name="val-0.tar")  # which counts from 1
+    named = "notice: 1 of 3 classes have no train image, like 2, and val has 1 image of them, like of 2"
+    describe_tars(tmp_path / "in")
+    assert named in capfd.readouterr().err
+    write_dataset(tmp_path / "in", tmp_path / "set")
+    assert named in capfd.readouterr().err
+
+
+def test_the_same_command_with_other_labels_in_the_tars_is_not_finished(tmp_path):
+    put(tmp_path / "in", ("a", 0, None), ("b", 1, None))
+    write_dataset(tmp_path / "in", tmp_path / "set")
+    assert write_dataset(tmp_path / "in", tmp_path / "set").split("train").class_counts == (1, 1)
+    put(tmp_path / "in", ("a", 1, None), ("b", 1, None))  # of the same length
+    with pytest.raises(InputError, match="holds another data set"):
+        write_dataset(tmp_path / "in", tmp_path / "set")
+
+
+def test_where_no_tar_has_class_numbers_the_remedy_is_named(tmp_path):
+    put(tmp_path, ("a", None, {"label": 3}))
+    with pytest.raises(
+        InputError, match=r"no sample .* can be used .*no \.cls.*`python cli\.py shard --label-key` takes labels"
+    ):
+        describe_tars(tmp_path)
+    put(tmp_path, ("a", "cat", None))
+    refused(tmp_path, r"a\.cls holds b'cat' and should be a class number, like 7 \(.*--label-key cls` takes names\)")
