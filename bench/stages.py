@@ -37,6 +37,8 @@ from shards.progress import Progress
 from shards.remote import Remote
 from trainer.rank import RankContext
 
+FOLLOWING = {"other loaders": "with_peers", "scaling": "with_scaling"}  # what the command does next, by its option
+
 Result = TypeVar("Result", Timed, Limit, float)
 
 
@@ -50,7 +52,9 @@ def measure_rank(
     setup = RankSetup.load(context, config, data)
     model, results = ModelStages(setup), Results()
     plan = measurements(setup, model, small, results)
-    with Progress("measuring", len(plan), unit="measurements", lines=False, quiet=context.rank > 0) as progress:
+    then = " and ".join(name for name, wanted in FOLLOWING.items() if getattr(config, wanted))
+    quiet = context.rank > 0
+    with Progress("measuring", len(plan), unit="measurements", lines=False, quiet=quiet, then=then) as progress:
         for measurement in plan:
             line = measurement.run()
             progress.advance()

@@ -5,30 +5,70 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 10.0  # seconds between plain lines
+EVIDENCE = 5.0  # seconds of work without which no time left is told
+MOST_SAMPLES = 64
+
+
+class Pace:
+    """How fast work goes on, and so when it ends: from the later half of what was done since the first piece was
+    (which took the start with it), so that it follows a change and no single slow step."""
+
+    def __init__(self) -> None:
+        self.samples: list[tuple[float, int]] = []  # when, and how much was done by then
+        self.spacing = 0.0  # seconds between two samples, at least
+
+    def add(self, now: float, done: int) -> None:
+        """So much is done, all in all."""
+        if not self.samples or now - self.samples[-1][0] >= self.spacing:
+            self.samples.append((now, done))
+        if len(self.samples) > MOST_SAMPLES:
+            self.samples = self.samples[::2]
+            self.spacing = 2 * (now - self.samples[0][0]) / MOST_SAMPLES
+
+    def rate(self, now: float, done: int) -> float | None:
+        """How much a second; None before there is evidence."""
+        if not self.samples or now - self.samples[0][0] < EVIDENCE:
+            return None
+        middle = (self.samples[0][0] + now) / 2
+        began, before = max(sample for sample in self.samples if sample[0] <= middle)
+        return (done - before) / (now - began)
 
 
 class Progress:
     """Counts images, or what `unit` names, up to `total` (None if it is unknown), as a context manager.
 
     `lines=False` prints no plain lines and no rate, where the caller gives better ones to `say` and `note`;
-    `quiet=True` prints nothing (a rank other than the first).
+    `quiet=True` prints nothing (a rank other than the first). `then` names what the command does after this, which the
+    time left does not cover.
     """
 
-    def __init__(self, label: str, total: int | None, *, unit: str = "img", lines: bool = True, quiet: bool = False):
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        *,
+        unit: str = "img",
+        lines: bool = True,
+        quiet: bool = False,
+        then: str = "",
+    ):
         self.label, self.total, self.unit, self.quiet, self.lines = label, total, unit, quiet, lines
+        self.then = f", then {then}" if then else ""
+        self.pace = Pace()
         self.done = self.bytes = 0
         self.began = self.printed = time.monotonic()
         self.shown: int | None = None  # how many were done when a plain line was printed
         self.bar = None
         if not quiet and sys.stderr.isatty():
             columns: list[ProgressColumn] = [TextColumn(label), BarColumn(), MofNCompleteColumn()]
-            columns += [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}"), TimeRemainingColumn()]
+            columns += [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")]
+            columns += [TextColumn("{task.fields[left]}")]
             self.bar = Bar(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task(label, total=total, rate="", note="")
+            self.task = self.bar.add_task(label, total=total, rate="", note="", left="")
 
     def __enter__(self) -> "Progress":
         if self.bar:
@@ -47,17 +87,20 @@ class Progress:
         """This many more are done, of `bytes` in total."""
         self.done += images
         self.bytes += bytes
+        if images:
+            self.pace.add(time.monotonic(), self.done)
         if self.bar:
-            self.bar.update(self.task, completed=self.done, rate=self._rate())
+            left = self._left().removeprefix(", ")
+            self.bar.update(self.task, completed=self.done, rate=self._rate(), left=left)
         elif self.lines and not self.quiet and time.monotonic() - self.printed > LINE_EVERY:
             self._line()
 
-    def say(self, text: str) -> None:
-        """Prints a line with the time left; on a terminal it stands above the bar."""
+    def say(self, text: str, ended: bool = False) -> None:
+        """Prints a line with the time left, unless the work has `ended`; on a terminal it stands above the bar."""
         if self.bar:
             self.bar.console.print(text, highlight=False)
         elif not self.quiet:
-            print(f"{text}, {self._left()}", file=sys.stderr, flush=True)
+            print(f"{text}{'' if ended else self._left()}", file=sys.stderr, flush=True)
 
     def note(self, text: str, line: str) -> None:
         """Shows a text in the bar, beside the rate; where there is no bar, prints the line."""
@@ -68,10 +111,11 @@ class Progress:
 
     def _line(self) -> None:
         self.printed, self.shown = time.monotonic(), self.done
-        ending = self._left() if self.total and self.done < self.total else f"{self.printed - self.began:.1f} s in all"
+        unfinished = self.total is not None and self.done < self.total
+        ending = self._left() if unfinished else f", {self.printed - self.began:.1f} s in all"
         of = f"/{self.total}" if self.total is not None else ""
-        rate = f"{self._rate()}, " if self.unit == "img" else ""
-        print(f"{self.label}: {self.done}{of} {self.unit}, {rate}{ending}", file=sys.stderr, flush=True)
+        rate = f", {self._rate()}" if self.unit == "img" else ""
+        print(f"{self.label}: {self.done}{of} {self.unit}{rate}{ending}", file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
         if self.unit != "img":
@@ -83,8 +127,12 @@ class Progress:
         return f"{self.done / seconds:.0f} img/s{megabytes}"
 
     def _left(self) -> str:
-        if not self.done or self.total is None:
-            return "time left unknown"
-        seconds = round((self.total - self.done) * (time.monotonic() - self.began) / self.done)
+        """ ", 1 min 2 s left"; empty when there is nothing left, or no evidence yet to tell it by."""
+        rate = self.pace.rate(time.monotonic(), self.done)
+        if self.total is None or self.done >= self.total:
+            return self.then
+        if not rate:
+            return ""
+        seconds = round((self.total - self.done) / rate)
         hours, minutes = seconds // 3600, seconds // 60 % 60
-        return f"{hours} h {minutes} min left" if hours else f"{minutes} min {seconds % 60} s left"
+        return f", {f'{hours} h {minutes} min' if hours else f'{minutes} min {seconds % 60} s'} left{self.then}"

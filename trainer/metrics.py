@@ -5,8 +5,9 @@
 
 `step` counts from 1 and is the number of updates so far; `epoch` counts from 0; `loss` is that step's mean
 cross-entropy in nats; `img_per_s` covers the steps since the line before, without evaluations; `data_wait` is the share
-of that time in which the first process only waited for the next batch, see `StepTimer`; errors are fractions, and
-`top5_error` is null where there are at most five classes.
+of that time in which the first process only waited for the next batch, see `StepTimer`; both leave out a first step
+that is compiled, and are null when there is no other; errors are fractions, and `top5_error` is null where there are at
+most five classes.
 """
 
 import json
@@ -56,7 +57,8 @@ def rewind(run: Path, step: int, evaluated: bool) -> None:
 def step_text(line: Mapping[str, Any]) -> str:
     """A step's line, to be shown."""
     loss, lr, speed, wait = (line[name] for name in ("loss", "lr", "img_per_s", "data_wait"))
-    return f"loss {loss:#.5g} lr {lr:g} {speed:.0f} img/s data wait {wait:.0%}"
+    speed_text = "" if speed is None else f" {speed:.0f} img/s data wait {wait:.0%}"
+    return f"loss {loss:#.5g} lr {lr:g}{speed_text}"
 
 
 def error_text(result: Mapping[str, Any], digits: int = 1) -> str:
@@ -108,11 +110,14 @@ class StepTimer:
         yield
         self.started += time.perf_counter() - began
 
-    def lap(self) -> dict[str, float]:
-        """`img_per_s` and `data_wait` since the last lap, once the device has finished its work."""
+    def lap(self) -> dict[str, float | None]:
+        """`img_per_s` and `data_wait` since the last lap, once the device has finished its work; None of both when no
+        image was counted."""
         seconds = time.perf_counter() - self.started
         waited = sum(_seconds_between(began, ended) for began, ended in self.waits)
-        lap = {"img_per_s": round(self.images / seconds, 1), "data_wait": round(waited / seconds, 4)}
+        lap: dict[str, float | None] = {"img_per_s": None, "data_wait": None}
+        if self.images:
+            lap = {"img_per_s": round(self.images / seconds, 1), "data_wait": round(waited / seconds, 4)}
         self._reset()
         return lap
 

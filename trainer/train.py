@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -154,6 +155,7 @@ class Trainer:
         self.saved = (0, False)  # the step of the newest checkpoint, and whether that holds its evaluation
         self.batches: Iterator[Batch] | None = None
         self.timer = metrics.StepTimer(context.device)
+        self.warm = not (config.compile or config.cuda_graphs)  # otherwise the first step is a warm-up
         if state:
             self.step = checkpoint.restore(state, self.model, self.optimizer)
             self.errors = dict(state["errors"])
@@ -179,7 +181,7 @@ class Trainer:
             self.context.barrier()  # otherwise a process that is done first would have the others ended
             if self.is_first:
                 reached = f"stopped after step {self.step} of {self.last_step} as asked"
-                self.progress.say(f"{reached}: --resume auto continues")
+                self.progress.say(f"{reached}: --resume auto continues", ended=True)
             raise Preempted
 
     def train_one_step(self) -> None:
@@ -188,15 +190,28 @@ class Trainer:
         self.lr = lr_at(self.step, self.steps_per_epoch, self.config, list(self.errors.values()))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["lr_scale"]
-        self.loss = self.train_step(images, labels, self.step)
+        self.loss = self.train_step(images, labels, self.step) if self.warm else self._warm_up(images, labels)
         self.writer.check()
         self.step += 1
         self.losses.add(self.step, self.loss)
         self._check_finite()
-        self.timer.images += self.config.batch_size
+        if self.warm:
+            self.timer.images += self.config.batch_size
+        self.warm = True
         self.progress.advance(self.config.batch_size)
         if self.profiler:
             self.profiler.step_done(self.step)
+
+    def _warm_up(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The first step, which is compiled or recorded, and which no clock counts."""
+        work = {"compiling": self.config.compile, "recording a CUDA graph": self.config.cuda_graphs}
+        doing = " and ".join(name for name, wanted in work.items() if wanted)
+        self.progress.say(f"{doing}, for a minute or so (--no-compile, --no-cuda-graphs)", ended=True)
+        began = time.monotonic()
+        with self.timer.paused():
+            loss = self.train_step(images, labels, self.step)
+        self.progress.say(f"{doing} took {time.monotonic() - began:.0f} s", ended=True)
+        return loss
 
     def log_if_due(self) -> None:
         """Logs a step's line: every `log_every`-th one, the first and the last."""
@@ -284,12 +299,6 @@ class Trainer:
         trained = replicate(self.model, context.layout)
         if config.compile:
             trained = compile_model(trained, context.device)
-        if self.is_first and (config.compile or config.cuda_graphs):
-            work = {"compiled": config.compile, "recorded as a CUDA graph": config.cuda_graphs}
-            doing = " and ".join(name for name, wanted in work.items() if wanted)
-            print(
-                f"Warm-up: the first step is {doing}, for up to a minute (--no-compile, --no-cuda-graphs)", flush=True
-            )
         step = (context.layout, self.optimizer, self.precision, context.device, config.seed, bool(config.cuda_graphs))
         self.train_step = TrainStep(trained, *step)
         self.logger = None

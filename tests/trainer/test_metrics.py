@@ -8,6 +8,7 @@ import torch
 
 from tests.support.training_runs import run
 from trainer import metrics
+from trainer import train as training
 
 
 def test_tensorboard_and_profile(small_data, tmp_path):
@@ -59,7 +60,7 @@ def test_the_step_timer_distinguishes_waiting_from_working(monkeypatch):
         now[0] += 100.0
     assert timer.lap() == {"img_per_s": 2.0, "data_wait": 0.75}
     now[0] += 1.0
-    assert timer.lap() == {"img_per_s": 0.0, "data_wait": 0.0}
+    assert timer.lap() == {"img_per_s": None, "data_wait": None}
 
 
 @pytest.mark.gpu
@@ -83,3 +84,17 @@ def test_on_a_gpu_waiting_is_when_the_device_is_idle():
             work = work @ work
     torch.cuda.synchronize()
     assert timer.lap()["data_wait"] < 0.5
+
+
+ANNOUNCED = ("compiling, for a minute or so (--no-compile", "compiling took", "step 1/3 epoch 0")
+
+
+def test_a_first_step_that_is_compiled_is_announced_and_counts_in_no_rate(small_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "compile_model", lambda model, device: model)
+    run(small_data, tmp_path / "run", steps=3, log_every=1, compile=True)
+    lines = [line.partition(" loss")[0] for line in capsys.readouterr().err.splitlines()]
+    said, took, first = (next(n for n, line in enumerate(lines) if line.startswith(how)) for how in ANNOUNCED)
+    assert said < took < first
+    logged = metrics.read(tmp_path / "run", "train")
+    assert [line["img_per_s"] is None for line in logged] == [True, False, False]
+    assert logged[0]["data_wait"] is None and "img/s" not in metrics.step_text(logged[0])
