@@ -11,7 +11,7 @@ from shards.sources.told import WNID, merged, refuse_contradictions, refuse_gaps
 
 class Summary(NamedTuple):
     """A parquet file without its images: of each label the first row, and the WNIDs in its images' names with the first
-    row of each; the names of the file's own labels where it has some; the number of rows and a digest of their labels."""
+    row of each; the names of the file's own labels if any; the number of rows and a digest of their labels."""
 
     first: dict[int | str, int]
     wnids: dict[int | str, dict[str, int]]
