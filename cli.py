@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
@@ -93,8 +95,38 @@ class Parsed(click.ParamType[Any]):
 BYTES = Parsed(parse_bytes, "bytes")
 
 
+def open_standard_streams() -> None:
+    """Gives a process that was started without one (`2>&-`) a stream to nowhere; otherwise the next file to be opened
+    would take its number, and get what libraries write there."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - to the end
+
+
+def use_utf8() -> None:
+    """Begins again in Python's UTF-8 mode where file names and text would be read in the locale's encoding: the same
+    folders are to be the same classes everywhere."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    if "utf8" in sys._xoptions:
+        raise click.ClickException("names of files have to be read as UTF-8: leave -X utf8=0 out")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 class Commands(click.Group):
     """Shows an InputError as the one line that it is."""
+
+    def make_context(self, *args: Any, **keywords: Any) -> click.Context:
+        open_standard_streams()
+        use_utf8()
+        if sys.flags.optimize > 1:
+            remedy = "leave -OO and PYTHONOPTIMIZE=2 out; -O works"
+            raise click.ClickException(f"without docstrings DALI does not start, and --help says nothing: {remedy}")
+        return super().make_context(*args, **keywords)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -75,8 +75,8 @@ def tune_rank(context: RankContext, config: BenchConfig, data: Path | Remote) ->
     fastest = find_fastest(rate, setup.settings, possible, log)
     if context.rank == 0:
         key = tuning_key(context.device_id, context.threads, setup.dataset.size)
-        path = write_tuned(key, fastest)
         log(f"{key}: {', '.join(f'{name} {value}' for name, value in fastest._asdict().items())}")
+        path = write_tuned(key, fastest)
         log(f"Written to {path}: train, eval and throughput-bench take it from there")
 
 

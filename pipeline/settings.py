@@ -8,6 +8,7 @@ The command line overrides what was tuned, and that overrides DALI's own default
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import torch
 
 from shards.atomic import atomic_write
 from shards.errors import InputError
+from shards.index_cache import user_cache
 
 
 class Settings(NamedTuple):
@@ -31,6 +33,7 @@ class Settings(NamedTuple):
     pipelines: int = 1
 
 
+TUNED = "tuned.json"  # in the user's cache folder
 # Where a GPU decodes: measured while a model trained beside it (docs/data-path-speed.md)
 ON_GPU = {"pipelines": 3}
 # What CUDA and nvImageCodec read when they start. More queues to the GPU, and decoding in several streams, let the
@@ -63,28 +66,35 @@ def tuning_key(device_id: int | None, cores: int, stored: int | None) -> str:
     return f"{device}, {cores} cores a rank, {f'images of {stored} x {stored}' if stored else 'originals'}"
 
 
-def tuned_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-dali" / "tuned.json"
-
-
-def read_tuned(key: str) -> dict[str, Any]:
-    """The tuned settings under a `tuning_key`, by name; {} without any. Raises InputError for a broken file."""
-    path = tuned_file()
+def read_tuned(key: str, quiet: bool = False) -> dict[str, Any]:
+    """The tuned settings under a `tuning_key`, by name; {} without any. A file that cannot be opened is passed over,
+    which is said unless `quiet`. Raises InputError for a broken one."""
     try:
-        kept: dict[str, Any] = json.loads(path.read_text()).get(key, {})
+        path = user_cache() / TUNED
+        content = path.read_text()
+    except (FileNotFoundError, InputError):
+        return {}
+    except OSError as error:
+        if not quiet:
+            print(f"What --tune may have found is not used: {path}: {error.strerror}", file=sys.stderr, flush=True)
+        return {}
+    try:
+        kept: dict[str, Any] = json.loads(content).get(key, {})
         Settings(**{"threads": 1, **kept})
         return kept
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a file that --tune wrote ({error}): remove it, and tune again") from None
 
 
 def write_tuned(key: str, tuned: Settings) -> Path:
-    """Keeps tuned settings under a `tuning_key`, beside those of other keys. Returns the file."""
-    path = tuned_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    """Keeps tuned settings under a `tuning_key`, beside those of other keys. Returns the file. Raises InputError when
+    it cannot be written."""
+    path = user_cache() / TUNED
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = json.loads(path.read_text()) if path.exists() else {}
+    except OSError as error:
+        raise InputError(f"the settings are not kept, {path} cannot be written: {error.strerror}") from None
     with atomic_write(path) as file:
         file.write(json.dumps({**kept, key: tuned._asdict()}, indent=1).encode() + b"\n")
     return path

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -71,7 +72,8 @@ class Dataset:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise InputError(f"{path} is damaged ({error!r}): write the data set again") from None
+            remedy = "look at what the server sends there, and copy the data set again" if remote else "write it again"
+            raise InputError(f"{path} is damaged ({error!r}): {remedy}") from None
         for split in dataset.splits.values():
             for shard in split.shards:
                 if Path(shard.name).name != shard.name:
@@ -142,10 +144,13 @@ class Dataset:
             facts = [_stamp(path) for tar in paths for path in (tar, tar.with_suffix(".idx"))]
             return repr((list(shards.values()), described.quarantined, facts)).encode()
 
-        where = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:32]
-        folder = self.root if self.remote else user_cache() / "indices"
+        where = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:32]
         samples = sum(samples for _, samples in shards.values())
-        return cached_positions(folder / f"{split}-{where}", state, samples, read)
+
+        def path() -> Path:
+            return (self.root if self.remote else user_cache() / "indices") / f"{split}-{where}"
+
+        return cached_positions(path, state, samples, read, notice)
 
     def lines(self, split: str, shard: Shard) -> list[str]:
         """The lines of a shard's index, which has been read before, for the samples' names."""

@@ -22,34 +22,44 @@ MIN_CACHED = 50_000  # samples of a split: fewer are read from their index files
 
 
 def user_cache() -> Path:
-    """The project's folder in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet-dali"
+    """The project's folder in the user's cache folder. Raises InputError for a user without a home folder."""
+    if parent := os.environ.get("XDG_CACHE_HOME"):
+        return Path(parent) / "alexnet-dali"
+    try:
+        return Path.home() / ".cache" / "alexnet-dali"
+    except RuntimeError:  # no $HOME, and a user whom the system does not know, as in a container
+        raise InputError("there is no home folder for a cache: set HOME or XDG_CACHE_HOME") from None
 
 
 def cached_positions(
-    path: Path, state: Callable[[], bytes], samples: int, read: Callable[[], Iterable[np.ndarray]]
+    path: Callable[[], Path],
+    state: Callable[[], bytes],
+    samples: int,
+    read: Callable[[], Iterable[np.ndarray]],
+    notice: Callable[[str], None],
 ) -> np.ndarray:
-    """The positions of a split's samples, `shards.index.POSITION`: from the file `path`, or read anew and kept there.
+    """The positions of a split's samples, `shards.index.POSITION`: from the file `path()`, or read anew and kept there.
 
-    A small split has no file, and neither has one whose file cannot be written.
+    A small split has no file, and neither has one whose file cannot be written, of which a notice tells.
 
     Args: state: describes the index files and the tars as they are; a file made in another state is stale; samples:
     how many there are; read: gives the positions of one shard after another.
     """
     if samples >= MIN_CACHED:
-        with contextlib.suppress(OSError, ValueError):  # there is no file, or a shorter one
-            return _mapped(path, _key(state()), samples)
+        with contextlib.suppress(OSError, ValueError, InputError):  # there is no file, or a shorter one
+            return _mapped(path(), _key(state()), samples)
     positions = np.concatenate([*read(), np.empty(0, POSITION)])
     if samples < MIN_CACHED:
         return positions
     key = _key(state())  # reading may have mended an index file
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
+        path().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path()) as file:
             file.write(key)
             file.write(positions.data)
-        return _mapped(path, key, samples)
-    except (InputError, OSError):
+        return _mapped(path(), key, samples)
+    except (InputError, OSError) as error:
+        notice(f"the indices are not cached, and read again at each start: {error}")
         return positions
 
 

@@ -5,7 +5,7 @@ indices are copied into a folder of the cache whose name depends on the content 
 set at the same URL is never mixed with the old one's shards. Shards are fetched complete, ahead of their use, and the
 least recently used are deleted.
 
-Credentials come from where the storage's own library looks for them, the environment first.
+Credentials come from where the storage's own library looks for them, the environment first; of http(s), from ~/.netrc.
 """
 
 import hashlib
@@ -33,6 +33,10 @@ MIN_SHARDS = 4  # that a cache has to hold: two splits, each where some ranks st
 MAX_PREFETCH = 4  # shards that are fetched while one is read
 CONNECTIONS = 16  # for small files
 RETRY_DELAYS = (0.5, 1, 2, 4)  # seconds before a fetch is tried again
+NO_ACCESS = {401: "401 Unauthorized", 403: "403 Forbidden", 407: "407 Proxy Authentication Required"}
+TRY_AGAIN = {408, 425, 429}  # of HTTP's 4xx; the others mean that it is no use
+GIVE_CREDENTIALS = "give credentials in the environment or in ~/.netrc"
+PAGE_BEGIN, PAGES = 200, (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<script", b"<!--")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.tar", re.ASCII)
 
 Item = TypeVar("Item")
@@ -132,6 +136,8 @@ class Remote:
 
         def fetch() -> None:
             files.get_file(f"{root}/{shard.name}", str(part))
+            with open(part, "rb") as file:
+                self._check_no_page(shard.name, file.read(PAGE_BEGIN))
             if (length := part.stat().st_size) != shard.bytes:
                 raise ValueError(f"{length} bytes were received, and dataset.json says {shard.bytes}")
             if shard.sha256 and sha256(part) != shard.sha256:
@@ -142,7 +148,14 @@ class Remote:
     def _read_small(self, name: str) -> bytes:
         files, root = self._file_system()
         content: bytes = self._retry(lambda: files.cat_file(f"{root}/{name}"), name)
+        self._check_no_page(name, content[:PAGE_BEGIN])
         return content
+
+    def _check_no_page(self, name: str, begin: bytes) -> None:
+        """Raises InputError for the beginning of a web page: a server may answer any request with its login."""
+        if begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
+            remedy = f"look at that URL in a browser; if it wants you to log in, {GIVE_CREDENTIALS}"
+            raise InputError(f"{self.url}/{name}: the server sends a web page and not the file: {remedy}")
 
     def _retry(self, fetch: Callable[[], Result], name: str) -> Result:
         """What `fetch` returns, tried again after whatever a library raises. Raises InputError after the last try."""
@@ -152,9 +165,11 @@ class Remote:
             except FileNotFoundError:
                 remedy = "copy a complete data set there, written by `python cli.py shard` or `index`"
                 raise InputError(f"{self.url}/{name} is missing: {remedy}") from None
-            except PermissionError as error:
-                raise InputError(f"{self.url}/{name} cannot be read ({error}): give credentials for it") from None
+            except InputError:
+                raise
             except Exception as error:
+                if final := _final(error):
+                    raise InputError(f"{self.url}/{name} {final}") from None
                 if delay is None:
                     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                     tries = f"tried {len(RETRY_DELAYS) + 1} times"
@@ -176,7 +191,9 @@ class Remote:
                 import aiohttp
 
                 # By default a download ends after five minutes, and a silent server is waited for as long
-                options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)}
+                timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+                # trust_env: ~/.netrc, and http_proxy, https_proxy and no_proxy in the environment
+                options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
             files, root = fsspec.core.url_to_fs(self.url, **options)
             return files, root
         except ImportError as error:
@@ -187,7 +204,22 @@ class Remote:
 
     @property
     def _cache(self) -> Cache:
-        return Cache(self.cache or user_cache(), self.limit or DEFAULT_LIMIT)
+        try:
+            return Cache(self.cache or user_cache(), self.limit or DEFAULT_LIMIT)
+        except InputError as error:
+            raise InputError(f"{error}, or give --cache") from None
+
+
+def _final(error: Exception) -> str | None:
+    """What is wrong with a URL, where it is no use to ask again; None where it may be."""
+    status: Any = getattr(error, "status", None)  # HTTP's, of aiohttp
+    # botocore has NoCredentialsError, PartialCredentialsError and more
+    if isinstance(error, PermissionError) or status in NO_ACCESS or "Credentials" in type(error).__name__:
+        reason = NO_ACCESS.get(status) or error
+        return f"cannot be read ({reason}): {GIVE_CREDENTIALS}"
+    if isinstance(status, int) and 400 <= status < 500 and status not in TRY_AGAIN:
+        return f"cannot be fetched: the server answers {status}"
+    return None
 
 
 def _largest(shards: Iterable[Shard]) -> int:

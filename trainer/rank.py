@@ -35,7 +35,7 @@ class RankContext:
 
     def settings(self, chosen: dict[str, Any], stored: int | None) -> Settings:
         """How DALI is to run on this rank: see `pipeline.settings.choose_settings`."""
-        tuned = read_tuned(tuning_key(self.device_id, self.threads, stored))
+        tuned = read_tuned(tuning_key(self.device_id, self.threads, stored), quiet=self.rank > 0)
         return choose_settings(chosen, tuned, self.threads, gpu=self.device_id is not None)
 
     def gather_batch(self, batch: Batch, preprocess: Preprocess) -> tuple[torch.Tensor, torch.Tensor]:

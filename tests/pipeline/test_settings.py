@@ -1,6 +1,7 @@
 """DALI runs as the command line chooses, else as was tuned, else by its defaults."""
 
 import os
+import pwd
 
 import pytest
 
@@ -55,6 +56,18 @@ def test_tuned_settings_are_kept_under_their_key_beside_others():
     write_tuned(second, Settings(threads=4, prefetch=1))
     assert read_tuned(first) == Settings(threads=3)._asdict()
     assert read_tuned(second) == Settings(threads=4, prefetch=1)._asdict()
+
+
+def test_a_cache_that_cannot_be_opened_is_passed_over(monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert read_tuned("here") == {} == read_tuned("here", quiet=True)
+    assert capsys.readouterr().err.count("/dev/null/alexnet-dali/tuned.json: Not a directory") == 1
+    with pytest.raises(InputError, match="the settings are not kept"):
+        write_tuned("here", Settings(threads=3))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    assert read_tuned("here") == {} and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["not json", "[]", '{"here": {"threds": 3}}', '{"here": 3}'])

@@ -1,6 +1,7 @@
 """Where a large split's samples lie is kept as an array; whatever changes an index or a tar makes it stale."""
 
 import os
+import pwd
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from shards import index_cache
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import POSITION, positions, read_index, write_index
+from shards.remote import Remote
 
 
 @pytest.fixture
@@ -63,7 +65,19 @@ def test_a_stale_array_is_made_again(copy, tmp_path, change):
 
 def test_without_a_folder_to_keep_it_in_the_array_is_made_each_time(copy, tmp_path):
     (tmp_path / "cache").write_text("not a folder")
-    assert len(load(copy)[0]) == 96
+    found, notices = load(copy)
+    assert len(found) == 96 and len(notices) == 1 and "the indices are not cached" in notices[0]
+
+
+def test_a_user_without_a_home_folder_has_no_array_and_no_cache(copy, monkeypatch):
+    """As in a container that runs as some user id: $HOME is not set, and the system does not know the user."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    found, notices = load(copy)
+    assert len(found) == 96 and "set HOME or XDG_CACHE_HOME" in notices[0]
+    with pytest.raises(InputError, match=r"there is no home folder for a cache: set HOME .* or give --cache"):
+        Dataset.load(Remote(copy.as_uri()))
 
 
 @pytest.mark.parametrize(
