@@ -12,8 +12,20 @@ from typing import Any, TypeVar
 
 import click
 
+from shards.atomic import make_output_folder
 from shards.errors import InputError
-from trainer.config import DECODING, GROUPS, HINTS, OPTIONS, TrainConfig, default_of, flag_of, parse_bytes, read_options
+from trainer.config import (
+    DECODING,
+    GROUPS,
+    HINTS,
+    OPTIONS,
+    TrainConfig,
+    check_towers,
+    default_of,
+    flag_of,
+    parse_bytes,
+    read_options,
+)
 
 __version__ = "0.1.0"
 
@@ -489,6 +501,7 @@ def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
     from shards.dataset import Dataset
     from trainer.run_folder import find_checkpoint
 
+    check_towers(1 if gpus is None else gpus, None)
     check_batch_size(options["batch_size"], gpus or 1)
     Dataset.load(data).split(options["split"])
     options["checkpoint"] = find_checkpoint(options["checkpoint"])
@@ -553,6 +566,7 @@ def run_demo(out: Path, short: bool, device: str, seed: int) -> None:
     """Render images, shard them, and train two towers on them."""
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out} is not empty: remove it, or choose another folder")
+    make_output_folder(out)
     import demo
 
     demo.run(out, short, device, seed)

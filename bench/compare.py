@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bench.schema import SCHEMA, Report, StageRow
-from shards.errors import InputError
+from shards.errors import InputError, reason
 
 SETTINGS = ("batch_size", "width", "cold", "decoding", "parallel", "precision", "compile", "cuda_graphs")
 
@@ -70,7 +70,7 @@ def read_report(path: Path) -> Report:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} does not hold a run's figures ({error!r}): {remedy}") from None
+        raise InputError(f"{path} does not hold a run's figures ({reason(error)}): {remedy}") from None
     if schema != SCHEMA:
         raise InputError(f"{path} has schema {schema}, and this version reads schema {SCHEMA}: measure again")
     return report

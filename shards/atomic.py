@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,17 @@ from shards.errors import InputError
 # How a file system says that it has no such call: FAT, SMB, FUSE and shared folders of virtual machines have not all
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK, errno.EBADF}  # EBADF: NFS locks exclusively only what is open for writing
+
+
+def make_output_folder(out: Path) -> None:
+    """Makes the folder of an `--out`, and tries whether it can be written to. Raises InputError if it cannot."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # A nameless file: processes of several machines may be trying the same folder
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 
 from shards import index
 from shards.atomic import atomic_write
-from shards.errors import InputError
+from shards.errors import InputError, reason
 from shards.hidden import visible
 from shards.index import current_index, index_tar, read_index
 from shards.index_cache import cached_positions, user_cache
@@ -73,7 +73,7 @@ class Dataset:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             remedy = "look at what the server sends there, and copy the data set again" if remote else "write it again"
-            raise InputError(f"{path} is damaged ({error!r}): {remedy}") from None
+            raise InputError(f"{path} is damaged ({reason(error)}): {remedy}") from None
         for split in dataset.splits.values():
             for shard in split.shards:
                 if Path(shard.name).name != shard.name:

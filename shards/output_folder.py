@@ -4,14 +4,12 @@ An unfinished conversion has hidden files there: its plan (which conversion it i
 the images extracted from parquet files, and a done marker for each finished shard.
 """
 
-import errno
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.atomic import atomic_write, locked
+from shards.atomic import atomic_write, locked, make_output_folder
 from shards.dataset import FILE, PLAN, Dataset
 from shards.errors import InputError
 from shards.hidden import visible
@@ -28,12 +26,7 @@ def done_marker(tar: Path) -> Path:
 def claimed(out: Path) -> Iterator[None]:
     """Creates and locks the folder, and removes it at the end if it is new and still empty."""
     is_new = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
+    make_output_folder(out)
     try:
         with locked(out):
             try:

@@ -28,7 +28,7 @@ from torch import Tensor
 from pipeline.stats import Stats
 from shards.atomic import atomic_copy, atomic_write
 from shards.dataset import Dataset
-from shards.errors import InputError
+from shards.errors import InputError, reason
 from trainer.alexnet import AlexNet
 from trainer.config import TrainConfig
 from trainer.optimizer import PaperSGD
@@ -182,7 +182,7 @@ def parse(path: Path) -> dict[str, Any]:
             state[kind][parameter] = tensor
         return state
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a readable checkpoint ({error!r})") from None
+        raise InputError(f"{path} is not a readable checkpoint ({reason(error)})") from None
 
 
 def config_of(state: dict[str, Any], path: Path) -> TrainConfig:
@@ -190,7 +190,9 @@ def config_of(state: dict[str, Any], path: Path) -> TrainConfig:
     try:
         return TrainConfig.from_recorded(state["config"], path.parent)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} does not hold a run's configuration ({error!r}): give another checkpoint") from None
+        raise InputError(
+            f"{path} does not hold a run's configuration ({reason(error)}): give another checkpoint"
+        ) from None
 
 
 def stats_of(state: dict[str, Any], path: Path, dataset: Dataset, notice: Callable[[str], None]) -> Stats:

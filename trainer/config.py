@@ -62,6 +62,14 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+def check_towers(gpus: int, parallel: str | None) -> None:
+    """Raises InputError for a number of devices that two towers cannot be shared among. Args: parallel: None in a
+    command that has no --parallel."""
+    if gpus < 1 or (parallel in ("towers", None) and gpus > 1 and gpus % 2):
+        remedy = "it takes 1 (both on one device) or an even number" + (", or --parallel data" if parallel else "")
+        raise InputError(f"--gpus {gpus}: AlexNet has two towers, so {remedy}")
+
+
 @dataclass(frozen=True)
 class Option:
     """What is known of an option besides its name, type and default.

@@ -122,8 +122,8 @@ def match_classes(dataset: Dataset, state: dict[str, Any], file: Path) -> torch.
         if name not in known:
             instead = f", where class {number} is {trained[number]}" if number < len(trained) else ""
             raise InputError(
-                f"class {number} of {dataset.where}, {name}, is none of the {len(trained)} classes that {file} was "
-                f"trained on{instead}: give a data set of these classes"
+                f"class {number} of {dataset.where}, {name}, is none of the {counted(trained, 'class')} that {file} "
+                f"was trained on{instead}: give a data set of these classes"
             )
     notice(f"{dataset.where} has {len(classes)} of the {len(trained)} classes of {file}, or in another order: by name")
     return torch.tensor([known[name] for name in classes])

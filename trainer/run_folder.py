@@ -5,7 +5,6 @@ Nothing here imports torch, so that a wrong folder is reported at once.
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 from pipeline.order import check_batch_size
 from pipeline.samples import check_enough
 from pipeline.stats import Stats
-from shards.atomic import atomic_write
+from shards.atomic import atomic_write, make_output_folder
 from shards.dataset import FILE, Dataset
-from shards.errors import InputError
+from shards.errors import InputError, reason
 from shards.remote import locate
-from trainer.config import PLATEAU, TrainConfig
+from trainer.config import PLATEAU, TrainConfig, check_towers
 
 CONFIG = "config.json"
 BEST = "best.safetensors"
@@ -110,6 +109,7 @@ def check_start(config: TrainConfig) -> Dataset:
         raise InputError(
             f"--lr-steps {PLATEAU}, but {dataset.where} has no val split to see one on: name epochs instead"
         )
+    check_towers(1 if config.gpus is None else config.gpus, config.parallel)
     check_batch_size(config.batch_size, config.gpus or 1)
     record = check_run_folder(config, dataset, resumes(config))
     dataset = as_begun(dataset, record)
@@ -136,13 +136,7 @@ def check_run_folder(config: TrainConfig, dataset: Dataset, resume: bool) -> dic
         record = _checked_record(path, config, dataset)
     elif list_resumable(config.out):
         raise InputError(f"{config.out} holds checkpoints of a run but not its {CONFIG}: choose another --out")
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        # A nameless file: processes of several machines may be trying the same folder
-        with tempfile.TemporaryFile(dir=config.out):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {config.out} cannot be written: {error.strerror}") from None
+    make_output_folder(config.out)
     return record
 
 
@@ -163,7 +157,7 @@ def _checked_record(path: Path, config: TrainConfig, dataset: Dataset) -> dict[s
         dataset = as_begun(dataset, record)
         changes = [] if dataset.fingerprint == record["dataset"] else _changes(record, describe_data(dataset))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a run's configuration ({error!r}): choose another --out") from None
+        raise InputError(f"{path} is not a run's configuration ({reason(error)}): choose another --out") from None
     now = config.recorded()
     if differing := [
         f"{name} was {before[name]}, now {now[name]}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shards import tars
-from shards.errors import InputError
+from shards.errors import InputError, reason
 from shards.sources.base import SourceImage
 from shards.sources.match import LabelList, Labels, Line
 
@@ -95,7 +95,7 @@ def _read_solution(path: Path) -> list[Line]:
                 raise IndexError(f"line {rows.line_num} names no class")
         return lines
     except (KeyError, IndexError, AttributeError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is not Kaggle's list of ImageId,PredictionString ({error!r})") from None
+        raise InputError(f"{path} is not Kaggle's list of ImageId,PredictionString ({reason(error)})") from None
 
 
 def _read_mapping(path: Path) -> list[Line]:
@@ -137,7 +137,9 @@ def _read_devkit(path: Path) -> list[Line]:
             for number, identity in enumerate(identities, 1)
         ]
     except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: {TRUTH} is not a list of ILSVRC2012 ids ({error!r}): download it again") from None
+        raise InputError(
+            f"{path}: {TRUTH} is not a list of ILSVRC2012 ids ({reason(error)}): download it again"
+        ) from None
 
 
 READERS = {SOLUTION: _read_solution, MAPPING: _read_mapping, ANNOTATIONS: _read_annotations}
@@ -173,7 +175,7 @@ def _synsets(path: Path, meta: bytes) -> dict[int, tuple[str, str]]:
         rows = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
         return {int(row["ILSVRC2012_ID"]): (str(row["WNID"]), str(row["words"])) for row in rows}
     except Exception as error:  # scipy raises whatever the damage leads to
-        raise InputError(f"{path}: {META} cannot be read ({error!r}): download it again") from None
+        raise InputError(f"{path}: {META} cannot be read ({reason(error)}): download it again") from None
 
 
 def _read_text(path: Path) -> str:
