@@ -25,7 +25,7 @@ from shards.sources.base import KINDS, MAX_CLASSES, Source, SourceImage, split_o
 from shards.sources.file_classes import Summary, class_wnids, file_classes, told_by_names
 from shards.sources.labels import class_words
 from shards.sources.left_out import beside_files, missing_pieces
-from shards.sources.told import several_names
+from shards.sources.told import WNID_IN_PATH, several_names
 
 BATCH = 16  # rows read from a file at once
 WITH_WNID = re.compile(r"(.+)_(n\d{8})$")  # ImageNet's on Hugging Face: n01440764_10026_n01440764.JPEG
@@ -163,11 +163,11 @@ def summarize(path: Path, label_key: str | None) -> Summary:
     wnids: dict[int | str, dict[str, int]] = {}
     digest = hashlib.sha256()
     with _opened(path, label_key) as (file, columns):
-        for number, (_, stem, label) in enumerate(_rows(file, path, columns, "path")):
+        for number, (_, name, label) in enumerate(_rows(file, path, columns, "path")):
             first.setdefault(label, number)
             digest.update(f"{label}\n".encode(errors="backslashreplace"))
-            if match := WITH_WNID.match(stem):
-                wnids.setdefault(label, {}).setdefault(match.group(2), number)
+            for wnid in WNID_IN_PATH.findall(name):
+                wnids.setdefault(label, {}).setdefault(wnid, number)
         texts = sorted(label for label in first if isinstance(label, str))
         return Summary(first, wnids, tuple(texts) or columns.names, file.metadata.num_rows, digest.hexdigest())
 
@@ -185,7 +185,8 @@ def extract(path: Path, plain: Path, label_key: str | None) -> None:
     rows: list[tuple[int, int, str, int | str]] = []
     length = 0
     with _opened(path, label_key) as (source, columns), atomic_write(plain) as file:
-        for data, stem, label in _rows(source, path, columns, "bytes", "path"):
+        for data, name, label in _rows(source, path, columns, "bytes", "path"):
+            stem = Path(name).stem
             match = WITH_WNID.match(stem)
             file.write(data)
             rows.append((length, len(data), f"{match.group(1) if match else stem}.JPEG" if stem else "", label))
@@ -266,7 +267,7 @@ def _is_label(kind: Any) -> bool:
 
 
 def _rows(file: Any, path: Path, columns: Columns, *parts: str) -> Iterator[tuple[bytes, str, int | str]]:
-    """Each row's image (empty where it has none, or none is asked for), its name without suffix, and its label."""
+    """Each row's image (empty where it has none, or none is asked for), its name, and its label."""
     left = MAX_RATIO * path.stat().st_size + ALLOWANCE
     wanted = list(dict.fromkeys(name for part in parts for name in columns.of(part)))
     number = 0
@@ -283,7 +284,7 @@ def _rows(file: Any, path: Path, columns: Columns, *parts: str) -> Iterator[tupl
                     raise InputError(f"{path} decompresses to more than {MAX_RATIO} times its size: {remedy}")
                 if label in (None, "") or (isinstance(label, int) and not 0 <= label < MAX_CLASSES):
                     raise InputError(f"{path}, row {number}: label {label} is not a class number")
-                yield data, Path(name).stem if len(name) <= MAX_PATH else "", label
+                yield data, name if len(name) <= MAX_PATH else "", label
                 number += 1
 
 

@@ -12,6 +12,7 @@ from shards.sources.told import WNID, WNID_IN_PATH, merged, told_names
 
 PATHS = ("filename", "file")  # fields of a .json that hold an image's path
 NUMBERS = ("label", "cls", "class")  # fields of a .json that hold a class number, or a class's name
+NAMES = (*NUMBERS, "class_name", "classname", "label_name", "category")  # fields that may hold a class's name
 MAX_NAME = 1024  # bytes of a class's name
 REMEDY = "correct one, or say with --label-key cls that .cls counts"
 
@@ -86,7 +87,7 @@ def class_name(sample: tars.TarSample, description: dict[str, Any]) -> str | Non
         return wnid
     if wnids := _wnids(sample, description):
         return wnids[0]
-    names = (description.get(name) for name in NUMBERS)
+    names = (description.get(name) for name in NAMES)
     return next((name[:MAX_NAME] for name in names if isinstance(name, str) and name and not name.isdecimal()), None)
 
 
@@ -122,5 +123,6 @@ def _wnids(sample: tars.TarSample, description: dict[str, Any]) -> list[str]:
     wnid = description.get("wnid")
     if isinstance(wnid, str) and not WNID.fullmatch(wnid):
         return []  # a set of other classes, whose images may still be called by their first
+    described = [value for value in description.values() if isinstance(value, str) and WNID.fullmatch(value)]
     paths = [sample.key, *(path for name in PATHS if isinstance(path := description.get(name), str))]
-    return ([wnid] if isinstance(wnid, str) else []) + [found for path in paths for found in WNID_IN_PATH.findall(path)]
+    return described + [found for path in paths for found in WNID_IN_PATH.findall(path)]

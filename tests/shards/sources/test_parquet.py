@@ -77,8 +77,10 @@ def test_images_whose_names_disagree_name_no_class(tmp_path):
     )
 
 
-def test_images_of_one_wnid_are_of_one_class(tmp_path):
-    rows = [(JPEG, "a_n01440764.JPEG", 0), (JPEG, "b_n01443537.JPEG", 1), (JPEG, "c_n01440764.JPEG", 1)]
+@pytest.mark.parametrize("form", ["{}_{}.JPEG", "{1}_{0}.JPEG", "train/{1}/{0}.JPEG"])
+def test_images_of_one_wnid_are_of_one_class(tmp_path, form):
+    named = (("a", "n01440764", 0), ("b", "n01443537", 1), ("c", "n01440764", 1))
+    rows = [(JPEG, form.format(stem, wnid), label) for stem, wnid, label in named]
     for names in (None, layouts.NAMES, tuple(layouts.CLASSES)):
         write_parquet(tmp_path / "train-0.parquet", rows, names)
         complaint = r"row 0 tells n01440764 and is of class 0, .*row 2 of class 1: correct one, or say with --label-key"
