@@ -9,8 +9,7 @@ that was killed continues with the shards that it had not finished.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from shards.errors import InputError, Unreadable
 from shards.images import prepare
 from shards.output_folder import CATALOG, SCRATCH, begin, claimed, clear, discard, load_finished
 from shards.processes import cores, run_jobs
-from shards.records import Sizes, Skipped, Split
+from shards.records import Sizes, Split
 from shards.sources.base import Source
 from shards.sources.detect import find_source
 from shards.sources.left_out import give_notice, notices
@@ -79,8 +78,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
     _refuse_among_images(root, out)
     with claimed(out):
         source = find_source(root, options.kind, out / SCRATCH, options.workers or cores(), options.label_key)
-        left_out = _without(source.left_out, root, out)
-        give_notice(notices(left_out), options.strict)
+        give_notice(notices(source.left_out), options.strict)
         # Archives need not be listed to know whether this very conversion is already finished
         plan = _plan(options, source, _stamp(source)) if source.containers else None
         if plan and (finished := load_finished(out, plan)):
@@ -105,7 +103,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
                 raise
         catalog.close()
         give_notice(without_train_images(splits, source.classes), strict=False)
-        dataset = replace(_dataset(out, source, options, splits, plan), left_out=left_out)
+        dataset = _dataset(out, source, options, splits, plan)
         dataset.save()
         clear(out)
         return dataset
@@ -117,11 +115,6 @@ def _refuse_among_images(root: Path, out: Path) -> None:
         inside = out.resolve().relative_to(root.resolve()).parts
         if not inside or inside[0] in IMAGE_FOLDERS:
             raise InputError(f"--out {out} lies among the images of --imagenet-root {root}: choose another folder")
-
-
-def _without(left_out: Iterable[Skipped], root: Path, out: Path) -> tuple[Skipped, ...]:
-    """What was left out, without the folder of the shards themselves."""
-    return tuple(skipped for skipped in left_out if not out.resolve().is_relative_to((root / skipped.file).resolve()))
 
 
 def _stamp(source: Source) -> str:
@@ -225,5 +218,6 @@ def _dataset(out: Path, source: Source, options: ConvertOptions, splits: dict[st
         quality=options.quality,
         max_pixels=options.max_pixels,
         plan=plan,
+        left_out=source.left_out,
         versions={name: version(name) for name in ("numpy", "pillow", "simplejpeg", "xxhash")},
     )

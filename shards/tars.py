@@ -3,7 +3,7 @@
 The standard library's tarfile trusts the size that a header declares (a long name of 2^60 bytes is read into memory)
 and keeps every member it has seen. Here a name is at most some kilobytes, a size beyond the tar's end is an error, and
 names are never used as paths: links, devices and folders are skipped. Tars that lie one behind the other in a file are
-read as one (GNU tar's --ignore-zeros): the empty blocks that end the first hide nothing.
+read as one (GNU tar's -i): the empty blocks that end the first hide nothing.
 """
 
 import json

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from shards.dataset import FILE, PLAN
 from shards.errors import InputError
 from shards.hidden import entries, is_hidden
 from shards.records import Skipped
@@ -107,7 +108,10 @@ def _kind(name: str) -> str | None:
 
 
 def _names_below(folder: str) -> Iterator[str]:
-    """The names of all files in a folder and in those inside it."""
+    """The names of all files in a folder and in those inside it, without data sets, which `shard` writes there too."""
     for _, folders, names in os.walk(folder):
+        if FILE in names or PLAN in names:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield from names
