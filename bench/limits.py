@@ -20,6 +20,7 @@ from bench.harness.jpeg_baseline import decoders
 from bench.harness.timing import gathered, timed
 from shards.dataset import Dataset
 from shards.records import Shard
+from shards.wording import counted
 from trainer.precision import Precision
 from trainer.rank import RankContext
 
@@ -91,7 +92,7 @@ def decode(jpegs: list[bytes], seconds: float, context: RankContext) -> Limit:
         decoded = gathered(run(seconds), context)
     rate = sum(one.rate for one in decoded)
     cpu = sum(one.cpu * one.rate for one in decoded) / rate
-    what = f"libjpeg-turbo decoding from memory, {context.threads * context.world_size} processes"
+    what = f"libjpeg-turbo decoding from memory, {counted(context.threads * context.world_size, 'process')}"
     return Limit(rate, "pictures", what, cpu)
 
 

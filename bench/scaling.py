@@ -26,6 +26,7 @@ from shards.dataset import Dataset
 from shards.processes import cores
 from shards.progress import Progress
 from shards.remote import Remote
+from shards.wording import counted
 from trainer.launch import launch
 from trainer.rank import RankContext
 
@@ -49,7 +50,6 @@ def measure(config: BenchConfig, data: Path | Remote, folder: Path) -> list[Axis
     """Every axis, each point for half of a stage's time. Args: data: the data set; folder: for temporary files."""
     result_path, dataset = folder / "scaling.json", Dataset.load(data)
     values = axis_values(config, dataset)
-    units = {"threads": "threads", "ranks": "ranks", "batch": "images a batch", "pictures": "stored"}
     with Progress(
         "scaling",
         sum(len(axis) for axis in (values.threads, values.ranks, values.batch, values.pictures)),
@@ -59,7 +59,7 @@ def measure(config: BenchConfig, data: Path | Remote, folder: Path) -> list[Axis
 
         def report(axis: str, x: int | str, result: Timed) -> Point:
             progress.advance()
-            progress.say(f"{x} {units[axis]}: {result.median:,.0f} img/s")
+            progress.say(f"{point_name(axis, x)}: {result.median:,.0f} img/s")
             return {"x": x, "img_per_s": result.median, "p10": result.spread["p10"], "p90": result.spread["p90"]}
 
         launch(measure_alone, 1, config.device, config, data, folder / "scaling", values, report, result_path)
@@ -71,6 +71,14 @@ def measure(config: BenchConfig, data: Path | Remote, folder: Path) -> list[Axis
             points.append(report("ranks", ranks, Timed(**json.loads(result_path.read_text()))))
     axes.insert(1, {"axis": "ranks", "what": f"a step of {config.batch_size} images, shared", "points": points})
     return axes
+
+
+def point_name(axis: str, x: int | str) -> str:
+    """A point of an axis, to be shown."""
+    if axis == "pictures":
+        return f"{x} stored"
+    of_batch = " a batch" if axis == "batch" else ""
+    return counted(int(x), {"threads": "thread", "ranks": "rank", "batch": "image"}[axis]) + of_batch
 
 
 def axis_values(config: BenchConfig, dataset: Dataset) -> AxisValues:

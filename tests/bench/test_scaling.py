@@ -43,3 +43,8 @@ def test_ranks_can_share_the_model_in_every_way(tmp_path, parallel):
 
 def test_powers_of_two_end_at_the_most():
     assert [scaling.powers(most) for most in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2], [1, 2, 4, 8]]
+
+
+def test_a_point_is_named_with_the_right_plural():
+    names = [scaling.point_name(*point) for point in (("threads", 1), ("ranks", 2), ("batch", 1), ("pictures", "256"))]
+    assert names == ["1 thread", "2 ranks", "1 image a batch", "256 stored"]

@@ -18,6 +18,7 @@ ROOMS = ("shards", "pipeline", "trainer", "bench", "tests", "docs")
 FOREIGN = {
     *("--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"),  # torchrun
     *("--force-reinstall", "--no-deps", "--no-build-isolation"),  # pip
+    "--ignore-zeros",  # GNU tar
     *("--help", "--version"),
 }
 
