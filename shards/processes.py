@@ -82,8 +82,9 @@ def run_jobs(
     if not jobs:
         return []
     context = multiprocessing.get_context("spawn")
-    counters, cancelled = context.Array("q", 2), context.Event()
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, cancelled))
+    with shared_memory():
+        counters, cancelled = context.Array("q", 2), context.Event()
+        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, cancelled))
     with Progress(label, total) as progress, interrupts_noted() as interrupts:
         try:
             with _interrupts_blocked(), _main_hidden():
@@ -106,6 +107,17 @@ def run_jobs(
             # After an error or Ctrl-C the workers drop their job and remove its half-written files
             cancelled.set()
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def shared_memory() -> Iterator[None]:
+    """Raises InputError when what processes share, locks or files, cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make room there (a container has --shm-size for it)"
+        where = f"/dev/shm or the folder for temporary files cannot be written: {error.strerror}"
+        raise InputError(f"{where}: {remedy}") from None
 
 
 @contextmanager

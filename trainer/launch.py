@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
@@ -31,6 +31,7 @@ from torch.multiprocessing.spawn import spawn
 from pipeline.order import check_batch_size
 from pipeline.settings import prepare_environment
 from shards.errors import InputError
+from shards.processes import shared_memory
 from shards.wording import counted
 from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, unsharded_layout
 from trainer.preemption import SIGNALS, Preempted
@@ -178,9 +179,11 @@ def _rank_main(rank: int, spec: RankSpec, errors: "SimpleQueue[Exception]", work
 
 def _start(spec: RankSpec, work: Work, args: tuple[Any, ...]) -> None:
     """Runs all ranks in processes of this machine. Raises the error of the rank that failed first."""
-    errors: SimpleQueue[Exception] = multiprocessing.get_context("spawn").SimpleQueue()
-    # The ranks meet at a file: there is no port to choose, and none that another process could take
-    with tempfile.TemporaryDirectory(prefix="alexnet-ranks-") as folder:
+    with ExitStack() as stack:
+        with shared_memory():
+            errors: SimpleQueue[Exception] = multiprocessing.get_context("spawn").SimpleQueue()
+            # The ranks meet at a file: there is no port to choose, and none that another process could take
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-ranks-"))
         spec = spec._replace(address=f"{folder}/store")
         arguments = (spec, errors, work, args)
         ranks = spawn(_rank_main, arguments, spec.world_size, join=False, daemon=True)  # type: ignore[no-untyped-call]

@@ -1,16 +1,20 @@
 """Worker processes serve every caller: a script with or without a main guard, a module, standard input."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing.synchronize import SemLock
 
 import pytest
 
 from shards.dataset import Dataset
-from shards.processes import interrupts_noted
+from shards.errors import InputError
+from shards.processes import interrupts_noted, run_jobs
 from tests.conftest import PROJECT
 from tests.support.image_kinds import encoded, noise
+from trainer.launch import launch
 
 # What a first script of a user's looks like. It counts how often it runs
 CALLS = """
@@ -72,6 +76,16 @@ def interrupted(futures, **options):
 processes.wait = interrupted
 processes.run_jobs(__import__("time").sleep, [(0.01,)] * 50, 1, "sleep", None)
 """
+
+
+def test_a_full_dev_shm_is_named(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SemLock, "__init__", full)
+    for start in (lambda: run_jobs(os.getpid, [()], 1, "jobs", 1), lambda: launch(print, 2, "cpu")):
+        with pytest.raises(InputError, match=r"/dev/shm or the folder for temporary files cannot be written: No space"):
+            start()
 
 
 def test_ctrl_c_within_a_wait_ends_the_jobs():
