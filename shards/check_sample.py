@@ -9,7 +9,7 @@ import xxhash
 
 from shards import images, tars
 from shards.errors import InputError, Unreadable
-from shards.sources.sample_labels import class_name, contradiction, read_label
+from shards.sources.sample_labels import read_label, tells
 
 
 class SampleCheck(NamedTuple):
@@ -37,11 +37,8 @@ def check_sample(file: int, where: str, sample: tars.TarSample, decode: bool) ->
     except InputError as error:
         return SampleCheck(problem=str(error).partition(": ")[2])
     description = tars.description(file, sample)
-    labeled = SampleCheck(
-        label,
-        class_name=class_name(sample, description),
-        contradiction=contradiction(sample, description, label),
-    )
+    name, contradiction = tells(sample, description, label)
+    labeled = SampleCheck(label, class_name=name, contradiction=contradiction)
     if sample.image.size > images.MAX_BYTES:
         return labeled._replace(problem=f"its image has {sample.image.size} bytes, more than {images.MAX_BYTES}")
     data = os.pread(file, sample.image.size, sample.image.offset)

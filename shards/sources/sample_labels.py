@@ -8,6 +8,7 @@ from typing import Any
 
 from shards import tars
 from shards.errors import InputError
+from shards.sources.match import normal
 from shards.sources.told import WNID, WNID_IN_PATH, merged, told_names
 
 PATHS = ("filename", "file")  # fields of a .json that hold an image's path
@@ -70,7 +71,7 @@ def read_label_of(file: int, where: str, sample: tars.TarSample, key: str | None
     if not text or len(text) > MAX_NAME or (text.isdecimal() and len(text) > 6) or text.startswith("-"):
         found = f"{value!r}"[:80] if value is not None else f"no such part or field ({hint(file, sample)})"
         raise InputError(f"{where}: sample {sample.key} has under --label-key {key} {found} and should have a class")
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() else normal(text)
 
 
 def hint(file: int, sample: tars.TarSample) -> str:
@@ -80,29 +81,27 @@ def hint(file: int, sample: tars.TarSample) -> str:
     return f"it has {parts}" + (f", and in .json {', '.join(fields)[:200]}" if fields else "")
 
 
-def class_name(sample: tars.TarSample, description: dict[str, Any]) -> str | None:
-    """The name that a sample tells its class: its description's WNID, otherwise one in its key or its file's path,
-    otherwise a name in place of a number in its description."""
-    if isinstance(wnid := description.get("wnid"), str):
-        return wnid
-    if wnids := _wnids(sample, description):
-        return wnids[0]
-    names = (description.get(name) for name in NAMES)
-    return next((name[:MAX_NAME] for name in names if isinstance(name, str) and name and not name.isdecimal()), None)
+def tells(sample: tars.TarSample, description: dict[str, Any], label: int | str) -> tuple[str | None, str | None]:
+    """The name that a sample tells its class, and how it contradicts itself or its class number (None for neither).
 
-
-def contradiction(sample: tars.TarSample, description: dict[str, Any], label: int) -> str | None:
-    """How what a sample tells contradicts itself, or its class number; None for not at all."""
-    wnids = list(dict.fromkeys(_wnids(sample, description)))
-    if len(wnids) > 1:
-        return f"its key and .json tell {wnids[0]} and {wnids[1]}"
-    for name in NUMBERS:
+    The name is its description's WNID, otherwise one in its key or its file's path, otherwise a name that is described.
+    """
+    wnid = description.get("wnid")
+    wnids = _wnids(sample, description, wnid)
+    if not isinstance(wnid, str):
+        texts = (description.get(name) for name in NAMES) if not wnids else ()
+        names = (text[:MAX_NAME] for text in texts if isinstance(text, str) and text and not text.isdecimal())
+        wnid = wnids[0] if wnids else next(names, None)
+    if any(other != wnids[0] for other in wnids):
+        other = next(other for other in wnids if other != wnids[0])
+        return wnid, f"its key and .json tell {wnids[0]} and {other}"
+    for name in NUMBERS if isinstance(label, int) else ():
         value = description.get(name)
         if isinstance(value, str) and value.isdecimal() and len(value) < 7:
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and value != label:
-            return f"its .cls is {label} and {name} in its .json {value}"
-    return None
+            return wnid, f"its .cls is {label} and {name} in its .json {value}"
+    return wnid, None
 
 
 def class_names(told: Iterable[dict[int, dict[str, str]]], highest: int) -> tuple[str, ...]:
@@ -118,11 +117,17 @@ def class_names(told: Iterable[dict[int, dict[str, str]]], highest: int) -> tupl
     )
 
 
-def _wnids(sample: tars.TarSample, description: dict[str, Any]) -> list[str]:
+def _wnids(sample: tars.TarSample, description: dict[str, Any], wnid: Any) -> list[str]:
     """The WNIDs of a sample, its description's first."""
-    wnid = description.get("wnid")
     if isinstance(wnid, str) and not WNID.fullmatch(wnid):
         return []  # a set of other classes, whose images may still be called by their first
-    described = [value for value in description.values() if isinstance(value, str) and WNID.fullmatch(value)]
-    paths = [sample.key, *(path for name in PATHS if isinstance(path := description.get(name), str))]
-    return described + [found for path in paths for found in WNID_IN_PATH.findall(path)]
+    wnids = []
+    for value in description.values():
+        # WNIDs have nine characters
+        if isinstance(value, str) and len(value) == 9 and WNID.fullmatch(value):
+            wnids.append(value)
+    wnids += WNID_IN_PATH.findall(sample.key)
+    for name in PATHS:
+        if isinstance(path := description.get(name), str):
+            wnids += WNID_IN_PATH.findall(path)
+    return wnids

@@ -12,15 +12,7 @@ from shards.records import Skipped
 from shards.sources.base import Source, SourceImage, split_of
 from shards.sources.labels import class_words
 from shards.sources.left_out import beside_files, compressed_tars, missing_pieces
-from shards.sources.sample_labels import (
-    REMEDY,
-    Tally,
-    class_name,
-    class_names,
-    contradiction,
-    hint,
-    read_label_of,
-)
+from shards.sources.sample_labels import REMEDY, Tally, class_names, hint, read_label_of, tells
 from shards.sources.told import merged, refuse_contradictions, refuse_gaps, several_names
 
 
@@ -137,8 +129,7 @@ def read_labels(tar: Path, label_key: str | None) -> Tally:
         for sample in tars.samples(tar):
             if label_key is not None or sample.part("cls"):
                 label, about = read_label_of(file, str(tar), sample, label_key), tars.description(file, sample)
-                doubt = contradiction(sample, about, label) if isinstance(label, int) else None
-                tally.add(str(tar), sample.key, label, class_name(sample, about), doubt)
+                tally.add(str(tar), sample.key, label, *tells(sample, about, label))
                 digest.update(f"{sample.key} {label}\n".encode(errors="backslashreplace"))
             tick(1, 0)
     tally.digest = digest.hexdigest()

@@ -182,6 +182,16 @@ def test_labels_that_are_no_classes_are_named(tmp_path, labels, complaint):
         write_dataset(tmp_path, tmp_path / "set", ConvertOptions(label_key="label"))
 
 
+def test_names_of_classes_are_the_same_in_every_unicode_form(tmp_path):
+    put(tmp_path, ("a", "e\u0301", None), ("b", "b", None))
+    put(tmp_path, ("c", "\xe9", None), name="val-0.tar")
+    dataset = write_dataset(tmp_path, tmp_path / "set", ConvertOptions(label_key="cls"))
+    assert dataset.classes == ("b", "\xe9") and dataset.split("val").class_counts == (0, 1)
+    put(tmp_path, ("c", "d", None), name="val-0.tar")
+    with pytest.raises(InputError, match="c is of class 'd', which the train split lacks"):
+        write_dataset(tmp_path, tmp_path / "other", ConvertOptions(label_key="cls"))
+
+
 def test_label_key_is_refused_where_it_does_not_count(tmp_path):
     write(tmp_path / "in" / "train" / A / "1.JPEG", JPEG)
     with pytest.raises(InputError, match="--label-key is for parquet files and WebDataset tars"):
