@@ -41,6 +41,9 @@ def load_or_describe(
     and raises as `describe_tars`."""
     if not root.is_dir() or (root / FILE).exists() or not (visible(root, "*.tar") or compressed_tars(root)):
         dataset = Dataset.load(root)
+        if label_key is not None:
+            remedy = f"delete {FILE} and {COMPANIONS[0]}, so that the labels are read again"
+            raise InputError(f"--label-key does not count, for {root} has {FILE}: leave it out, or {remedy}")
         give_notice([*notices(dataset.left_out), *unlisted_tars(dataset)], strict)
         return dataset
     return describe_tars(root, workers, label_key, strict)

@@ -26,12 +26,17 @@ MAX_DEVKIT = 256 * 2**20  # bytes, decompressed; the true one has 2.5 MB
 def find_labels(root: Path, images: Path | None, classes: Sequence[str]) -> Labels | None:
     """The labels of validation images by their names, from every list beside them; None where there is no list.
 
-    Args: images: the folder of the images, which may hold a list too. The devkit is read where there is no other list.
-    Raises: InputError when a list cannot be read; the labels, for an image without one, or with two.
+    Args: images: the folder of the images, which may hold a list too. A devkit that cannot be read does not matter
+    where there is another list. Raises: InputError when a list cannot be read; the labels, for an image without one,
+    or with two.
     """
     lists = [LabelList(path, read(path)) for path, read in _lists(root, images)]
-    if not lists and (root / DEVKIT).exists():
-        lists = [LabelList(root / DEVKIT, _read_devkit(root / DEVKIT))]
+    if (root / DEVKIT).exists():
+        try:
+            lists.append(LabelList(root / DEVKIT, _read_devkit(root / DEVKIT)))
+        except InputError:
+            if not lists:
+                raise  # otherwise it is not needed
     return Labels(lists, classes) if lists else None
 
 

@@ -8,7 +8,7 @@ import pytest
 from shards import verify as verifying
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
-from shards.describe import describe_tars
+from shards.describe import describe_tars, load_or_describe
 from shards.errors import InputError
 from shards.verify import show, verify
 from tests.support.image_kinds import JPEG
@@ -67,6 +67,8 @@ def test_tars_that_contradict_themselves_are_named_by_every_command(tmp_path, sa
     ] == [1, 1]
     classes = describe_tars(tmp_path, label_key="cls").classes
     assert len(set(classes)) == 2 and classes == Dataset.load(tmp_path / "set").classes
+    with pytest.raises(InputError, match=r"--label-key does not count, for .* has dataset\.json: leave it out"):
+        load_or_describe(tmp_path, label_key="cls")
     report = verify(tmp_path)
     assert report.intact and re.search(rf"warning: train-0\.tar: .*{complaint}", show(report, tmp_path, False))
 

@@ -134,6 +134,13 @@ def test_a_damaged_devkit_does_not_matter_where_val_txt_has_the_labels(tiny_samp
     assert [len(images) for images in listed(tmp_path).values()] == [TRAIN, VAL]
 
 
+def test_a_list_that_counts_from_1_contradicts_the_devkit(tiny_samples, tmp_path):
+    layouts.archives(tmp_path, tiny_samples)
+    sample = next(sample for sample in in_split(tiny_samples, "val") if sample.label == 5)
+    write(tmp_path / "val.txt", f"{sample.stem}.JPEG {sample.label + 1}\n")
+    refused(tmp_path, rf"{sample.stem}\.JPEG is given two classes: .*val\.txt, line 1 .* and .*devkit.*, line ")
+
+
 def test_without_scipy_the_devkit_asks_for_it_and_val_txt_does_not(tiny_samples, tmp_path, monkeypatch):
     layouts.archives(tmp_path, tiny_samples)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
