@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shards.atomic import make_output_folder
+from shards.console import drop_what_is_unread
 from shards.errors import InputError
 from trainer.config import (
     DECODING,
@@ -265,7 +266,7 @@ def show_json_or(as_json: bool, values: Mapping[str, Any], text: str) -> None:
 )
 @click.version_option(__version__, prog_name="alexnet-dali")
 def main() -> None:
-    pass
+    drop_what_is_unread()
 
 
 @main.command()
@@ -459,7 +460,7 @@ def length_of(options: dict[str, Any]) -> dict[str, Any]:
 def train(**options: Any) -> None:
     """Train AlexNet; --gpus 2 is the paper's two towers.
 
-    SIGTERM, SIGUSR1 and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
+    SIGTERM, SIGUSR1, SIGHUP and Ctrl-C end it after the step that is under way, with a checkpoint and exit code 75.
     """
     from trainer.run_folder import check_start
 

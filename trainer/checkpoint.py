@@ -37,12 +37,13 @@ from trainer.run_folder import BEST, list_checkpoints, list_resumable, numbered,
 FORMAT = 3
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 # The digest is first in the header, so that it is read, and excluded from itself, before anything is parsed
-DIGEST_FROM = 8 + len(b'{"__metadata__":{"xxh3_128":"')
+BEGIN = b'{"__metadata__":{"xxh3_128":"'
+DIGEST_FROM = 8 + len(BEGIN)
 DIGEST_TO = DIGEST_FROM + 32
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints, one at a time, while training goes on.
+    """Writes a run's checkpoints, one at a time, while training goes on; as a context manager it ends with the last.
 
     Args: writes: whether this process writes; all must call `save`, because each holds shards; keep: how many of the
     newest to keep, besides the best: 490 MB each at full width; stats: what the run's images are preprocessed with.
@@ -57,6 +58,12 @@ class CheckpointWriter:
         self.copies = {f"stats.{name}": torch.from_numpy(np.array(value)) for name, value in kept.items()}
         for abandoned in run.glob(".*.safetensors.tmp-*") if writes else ():
             abandoned.unlink()  # of a run that was killed while it wrote
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.shutdown()  # a run that ends with an error still has what it began to write
 
     def save(self, step: int, model: AlexNet, optimizer: PaperSGD, state: dict[str, Any], best: bool = False) -> None:
         """Begins to write `checkpoint-STEP.safetensors`, which is `best.safetensors` too if it is the `best`; waits
@@ -161,11 +168,14 @@ def verify(path: Path) -> None:
             view[:DIGEST_FROM] as before,
             view[DIGEST_TO:] as after,
         ):
-            intact = view[DIGEST_FROM:DIGEST_TO] == _digest(before, after)
-        if not intact:
-            raise ValueError("its digest does not match its content")
+            begins, intact = before[8:] == BEGIN, view[DIGEST_FROM:DIGEST_TO] == _digest(before, after)
     except (OSError, ValueError) as error:  # mmap raises ValueError for an empty file
         raise InputError(f"{path} is not a readable checkpoint ({error})") from None
+    if not begins:
+        remedy = "give a run's folder, or a checkpoint-*.safetensors in it"
+        raise InputError(f"{path} is not a readable checkpoint (it does not begin as `train` writes them): {remedy}")
+    if not intact:
+        raise InputError(f"{path} is not a readable checkpoint (its digest does not match its content)")
 
 
 def parse(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One process a device: started by the command itself, or by torchrun on one machine or several.
+"""One process a device: started by the command itself, or by torchrun, srun or mpirun on one machine or several.
 
 The processes are a mesh, replicas x towers. `--gpus 1` stays in this process, both towers on one device; `--gpus 2`
 starts two, one a tower; `--gpus 8` is four replicas of two towers. Without CUDA devices they are CPU processes that
@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
@@ -25,20 +26,25 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing.spawn import spawn
 
 from pipeline.order import check_batch_size
+from pipeline.samples import notice
 from pipeline.settings import prepare_environment
+from shards.console import drop_what_is_unread
 from shards.errors import InputError
 from shards.processes import shared_memory
 from shards.wording import counted
 from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, unsharded_layout
-from trainer.preemption import SIGNALS, Preempted
+from trainer.preemption import Preempted, heeded_signals
 from trainer.rank import RankContext, reuse_memory
 from trainer.rendezvous import rendezvous_store
+from trainer.started import Started, started, unjoined_tasks
 
 GRACE = 5.0  # seconds
+MEETING = timedelta(seconds=90)  # for ranks that neither torchrun nor this command started
 
 Work = Callable[..., None]  # called as work(context, *args)
 
@@ -64,35 +70,53 @@ def launch(
 ) -> None:
     """Runs `work(context, *args)` in one process a device and returns when all have ended.
 
-    Args: work: a module's top-level function; gpus: how many, None for torchrun's number or else 1; device: auto, cuda
-    or cpu; parallel: towers, data or hybrid, see `build_layout`; None for towers in a command that has no --parallel;
-    batch_size: of the global batch, which the devices share.
+    Args: work: a module's top-level function; gpus: how many, None for as many as were started, or else 1; device:
+    auto, cuda or cpu; parallel: towers, data or hybrid, see `build_layout`; None for towers in a command that has no
+    --parallel; batch_size: of the global batch, which the devices share.
     Raises: InputError for devices that do not exist, and for whatever InputError a rank raised.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if by_torchrun and gpus not in (None, world_size):
+    process = started()
+    if process and gpus not in (None, process.world_size):
         raise InputError(
-            f"--gpus {gpus} but torchrun started {counted(world_size, 'process')}: make them equal, or leave --gpus out"
+            f"--gpus {gpus} but {process.by} started {counted(process.world_size, 'process')}: make them equal, or "
+            "leave --gpus out"
         )
-    gpus = (world_size if by_torchrun else 1) if gpus is None else gpus
+    gpus = (process.world_size if process else 1) if gpus is None else gpus
     if gpus < 1 or (parallel in ("towers", None) and gpus > 1 and gpus % 2):
         remedy = "it takes 1 (both on one device) or an even number" + (", or --parallel data" if parallel else "")
         raise InputError(f"--gpus {gpus}: AlexNet has two towers, so {remedy}")
+    by_torchrun = process is not None and process.by == "torchrun"
     if batch_size is not None and not by_torchrun:  # whose summary has what a rank raises, in the loader
         check_batch_size(batch_size, gpus)
-    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"]) if by_torchrun else gpus
     prepare_environment()
-    kind = choose_device(device, local_world_size, quiet=int(os.environ.get("RANK", 0)) > 0)
-    spec = RankSpec(0, gpus, 0, local_world_size, kind, parallel or "towers", "env://")
-    if by_torchrun:
-        spec = spec._replace(rank=int(os.environ["RANK"]), local_rank=int(os.environ["LOCAL_RANK"]))
+    if process is None and (hint := unjoined_tasks()):
+        notice(hint)
+    if process:
+        spec = _joining(process, device, parallel or "towers")
         # record: in the end torchrun names the rank that failed first, and its error
-        record(_run_rank)(spec, work, args)
-    elif gpus == 1:
+        (record(_run_rank) if by_torchrun else _run_rank)(spec, work, args)
+        return
+    spec = RankSpec(0, gpus, 0, gpus, choose_device(device, gpus), parallel or "towers", "env://")
+    if gpus == 1:
         work(_rank_context(spec, unsharded_layout()), *args)
     else:
         _start(spec, work, args)
+
+
+def _joining(process: Started, device: str, parallel: str) -> RankSpec:
+    """What a process that was started beside others needs to know. Raises InputError when it has no device."""
+    quiet, local_rank = process.rank > 0, process.local_rank
+    # Another launcher than torchrun may show each task its own device alone
+    kind = choose_device(device, process.local_world_size if process.by == "torchrun" else 1, quiet)
+    devices = torch.cuda.device_count() if kind == "cuda" else 1
+    if devices == 1 and process.by != "torchrun":
+        local_rank = 0
+    if local_rank is None or (kind == "cuda" and local_rank >= devices):
+        named = f"LOCAL_RANK is {local_rank}" if local_rank is not None else "LOCAL_RANK is not set"
+        raise InputError(
+            f"{named}, and there are {devices} devices: set it to the task's number on its machine, from 0"
+        )
+    return RankSpec(process.rank, process.world_size, local_rank, process.local_world_size, kind, parallel, "env://")
 
 
 def build_layout(parallel: str, kind: str, world_size: int) -> Layout:
@@ -143,13 +167,31 @@ def _run_rank(spec: RankSpec, work: Work, args: tuple[Any, ...]) -> None:
     """One rank's life: join the process group, work, leave."""
     if spec.kind == "cuda":
         torch.cuda.set_device(spec.local_rank)
-    store = rendezvous_store(spec.address, spec.rank, spec.world_size)
+    store = _meet(spec)
     backend = "cpu:gloo,cuda:nccl" if spec.kind == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=spec.rank, world_size=spec.world_size)
     try:
         work(_rank_context(spec, build_layout(spec.parallel, spec.kind, spec.world_size)), *args)
     finally:
         leave_group()
+
+
+def _meet(spec: RankSpec) -> Store:
+    """The store of all ranks. Raises InputError when those that another launcher than torchrun was to start do not
+    come: nobody would end the ones that wait."""
+    if spec.address != "env://" or "TORCHELASTIC_RUN_ID" in os.environ:
+        return rendezvous_store(spec.address, spec.rank, spec.world_size)
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if spec.rank == 0:
+        notice(f"Waiting at {where} for the other ranks of {spec.world_size}")
+    try:
+        return rendezvous_store(spec.address, spec.rank, spec.world_size, MEETING)
+    except (dist.DistError, RuntimeError) as error:
+        raise InputError(
+            f"rank {spec.rank}: the {spec.world_size} ranks did not meet at {where} within {MEETING.seconds} s "
+            f"({str(error).splitlines()[0][:200]}): start all of them at one time, with the same MASTER_ADDR and "
+            "MASTER_PORT"
+        ) from None
 
 
 def leave_group() -> None:
@@ -160,6 +202,7 @@ def leave_group() -> None:
 
 def _rank_main(rank: int, spec: RankSpec, errors: "SimpleQueue[Exception]", work: Work, args: tuple[Any, ...]) -> None:
     """A process that `_start` has started."""
+    drop_what_is_unread()
 
     def reporting(call: Work, *args: Any) -> None:
         try:
@@ -244,7 +287,7 @@ def _forwarding(pids: list[int]) -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    before = {number: signal.signal(number, forward) for number in heeded_signals()}
     try:
         yield
     finally:

@@ -10,15 +10,18 @@ that is compiled, and are null when there is no other; errors are fractions, and
 most five classes.
 """
 
+import errno
 import json
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from pipeline.samples import notice
 from shards.atomic import atomic_write
 from shards.errors import InputError
 
@@ -37,11 +40,15 @@ def read(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
     return [line for line in lines if kind in (None, line["kind"])]
 
 
-def append(run: Path, line: dict[str, Any]) -> None:
-    """Adds a line. Raises InputError when the disk is full or the folder cannot be written."""
+def append(run: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Adds lines, all or none. Raises InputError when the disk is full or the folder cannot be written."""
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
     try:
-        with open(run / FILE, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        with open(run / FILE, "ab", buffering=0) as file:
+            before = file.tell()
+            if file.write(content) < len(content):
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise InputError(f"cannot write {run / FILE}: {error.strerror}") from None
 
@@ -133,6 +140,9 @@ def _seconds_between(began: Timestamp, ended: Timestamp) -> float:
 class MetricsLogger:
     """Writes a run's lines to `metrics.jsonl`, and to TensorBoard's files in the same folder with `tensorboard`.
 
+    A disk without room does not end the run: its lines are kept, with a notice, and written when there is room. A run
+    whose disk stays full ends at its next checkpoint.
+
     Args: step, evaluated: of the checkpoint that the run continues from, see `rewind`.
     Raises: InputError when TensorBoard is asked for and not installed.
     """
@@ -140,18 +150,37 @@ class MetricsLogger:
     def __init__(self, run: Path, step: int, evaluated: bool, tensorboard: bool):
         self.run = run
         self.summary_writer: Any = None
+        self.unwritten: list[dict[str, Any]] = []
         rewind(run, step, evaluated)
         if tensorboard:
             self.summary_writer = summary_writer_class()(run / "tensorboard", purge_step=step + 1)
 
     def log(self, line: dict[str, Any]) -> None:
-        append(self.run, line)
-        if self.summary_writer:
-            for name, value in line.items():
-                if name not in ("kind", "step", "epoch", "crops", "samples") and value is not None:
-                    tag = f"{line['kind']}/{name}" + (f"_{line['crops']}_crops" if line.get("crops", 1) > 1 else "")
-                    self.summary_writer.add_scalar(tag, value, line["step"])
-            self.summary_writer.flush()
+        self.unwritten.append(line)
+        try:
+            self.write_all()
+        except InputError as error:
+            if len(self.unwritten) == 1:
+                notice(f"{error}; training goes on, and its lines are written when there is room")
+        try:
+            self._log_to_tensorboard(line)
+        except OSError as error:
+            self.summary_writer = None
+            notice(f"cannot write {self.run / 'tensorboard'}: {error.strerror}; {FILE} has everything")
+
+    def write_all(self) -> None:
+        """Writes what is not written yet. Raises InputError when there still is no room."""
+        append(self.run, self.unwritten)
+        self.unwritten = []
+
+    def _log_to_tensorboard(self, line: dict[str, Any]) -> None:
+        if not self.summary_writer:
+            return
+        for name, value in line.items():
+            if name not in ("kind", "step", "epoch", "crops", "samples") and value is not None:
+                tag = f"{line['kind']}/{name}" + (f"_{line['crops']}_crops" if line.get("crops", 1) > 1 else "")
+                self.summary_writer.add_scalar(tag, value, line["step"])
+        self.summary_writer.flush()
 
 
 def summary_writer_class() -> type[Any]:

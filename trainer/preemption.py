@@ -1,4 +1,5 @@
-"""Requests to stop: SIGTERM, SIGUSR1 (which schedulers send before they take a machine back) and Ctrl-C.
+"""Requests to stop: SIGTERM, SIGUSR1 (which schedulers send before they take a machine back), SIGHUP (the terminal has
+gone) and Ctrl-C.
 
 The step under way is finished, a checkpoint written, and the command ends with EXIT_PREEMPTED. A signal may reach one
 process or all; they agree on the step after which they stop.
@@ -12,7 +13,12 @@ import torch
 import torch.distributed as dist
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: not done, and the same command can continue
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+
+
+def heeded_signals() -> list[signal.Signals]:
+    """SIGNALS, without SIGHUP where this process was started to survive it, as by nohup."""
+    return [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 class Preempted(Exception):
@@ -33,7 +39,8 @@ class PreemptionHandler:
         self.pending: dist.Work | None = None
 
     def __enter__(self) -> "PreemptionHandler":
-        self.previous: dict[signal.Signals, Any] = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        heeded = heeded_signals()
+        self.previous: dict[signal.Signals, Any] = {number: signal.signal(number, self._receive) for number in heeded}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

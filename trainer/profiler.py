@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.samples import notice
+
 
 class Profiler:
     """Traces steps FIRST to LAST with torch.profiler into `trace-FIRST-LAST.json`; as a context manager, whose end
@@ -23,7 +25,11 @@ class Profiler:
     def __exit__(self, *_: object) -> None:
         if self.profiler and self.steps:
             self.profiler.stop()
-            self.profiler.export_chrome_trace(str(self.run / f"trace-{self.steps[0]}-{self.steps[1]}.json"))
+            path = self.run / f"trace-{self.steps[0]}-{self.steps[1]}.json"
+            try:
+                self.profiler.export_chrome_trace(str(path))
+            except (OSError, RuntimeError) as error:  # a full disk is no reason to end the run
+                notice(f"{path} cannot be written: {error}")
             self.profiler = None
 
     def step_done(self, step: int) -> None:

@@ -7,7 +7,6 @@ unbroken run, and two processes are one.
 
 import contextlib
 import math
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -55,6 +54,7 @@ from trainer.run_folder import (
     write_config,
 )
 from trainer.schedule import lr_at
+from trainer.started import started
 from trainer.train_step import TrainStep
 
 NAMED = 8  # images that a message lists; more go to a file
@@ -79,7 +79,8 @@ def with_compilation(config: TrainConfig) -> TrainConfig:
     cuda_graphs = before.get("cuda_graphs") if config.cuda_graphs is None else config.cuda_graphs
     prepare_environment()
     kind = choose_device(config.device, 1, quiet=True)
-    world_size = int(os.environ.get("WORLD_SIZE", config.gpus or 1))
+    process = started()
+    world_size = process.world_size if process else config.gpus or 1
     compile, cuda_graphs = choose_compilation(compile, cuda_graphs, kind, world_size)
     return replace(config, compile=compile, cuda_graphs=cuda_graphs)
 
@@ -174,9 +175,12 @@ class Trainer:
             self.train_one_step()
             self.log_if_due()
             self.preempted = self.preemption.should_stop()
+            self.save_if_due()
             self.evaluate_if_due()
             self.save_if_due()
         self.writer.wait()
+        if self.logger:
+            self.logger.write_all()
         if self.preempted:
             self.context.barrier()  # otherwise a process that is done first would have the others ended
             if self.is_first:
@@ -186,7 +190,12 @@ class Trainer:
 
     def train_one_step(self) -> None:
         """One update of the weights by a global batch."""
-        images, labels = self._next_batch()
+        try:
+            images, labels = self._next_batch()
+        except InputError:
+            if self.context.world_size == 1:  # otherwise the other ranks do not know of it, and each holds a part
+                self._save()
+            raise
         self.lr = lr_at(self.step, self.steps_per_epoch, self.config, list(self.errors.values()))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["lr_scale"]
@@ -229,9 +238,7 @@ class Trainer:
     def evaluate_if_due(self) -> None:
         """Evaluates after the last step and at the end of each `eval_every`-th epoch, unless that is done already. An
         evaluation that a request to stop breaks off is made by the run that continues."""
-        at_epoch_end = self.step > 0 and self.step % (self.steps_per_epoch * self.config.eval_every) == 0
-        due = self.step == self.last_step or (at_epoch_end and self.step < self.last_step)
-        if not due or not self.val_loader or self.preempted or self.step in self.errors:
+        if not self._evaluation_is_due() or not self.val_loader:
             return
         with self.timer.paused():
             views = [(1, self.val_loader)]
@@ -247,12 +254,17 @@ class Trainer:
                 self._show_evaluation(crops, result)
 
     def save_if_due(self) -> None:
-        """Writes a checkpoint every `checkpoint_every` steps, after the last step, a best evaluation, or a request to
-        stop; after the evaluation, so that a resumed run need not repeat that."""
-        best = self._is_best()
-        due = best or self.preempted or self.step == self.last_step or self.step % self.config.checkpoint_every == 0
+        """Writes a checkpoint every `checkpoint_every` steps, after the last step or a request to stop, and at an
+        evaluation: before it, so that an error in it loses nothing, and after a best or a last one, so that a resumed
+        run need not repeat that."""
+        due = self.preempted or self.step == self.last_step or self.step % self.config.checkpoint_every == 0
+        if due or self._evaluation_is_due() or self._is_best():
+            self._save()
+
+    def _save(self) -> None:
+        """Writes a checkpoint of the last step, unless that is written already."""
         state = (self.step, self.step in self.errors)
-        if not due or state == self.saved:
+        if state == self.saved:
             return
         with self.timer.paused():
             self._check_finite(wait=True)
@@ -261,7 +273,7 @@ class Trainer:
                 "errors": list(self.errors.items()),
                 "precision": self.precision.state_dict(),
             }
-            self.writer.save(self.step, self.model, self.optimizer, kept, best)
+            self.writer.save(self.step, self.model, self.optimizer, kept, best=self._is_best())
             self.saved = state
 
     @cached_property
@@ -314,9 +326,9 @@ class Trainer:
                 done = self.step > self.last_step or (self.step == self.last_step and self.saved[1])
                 done = done or (self.step == self.last_step and not self.val_loader)
                 ending = ": nothing is left to do" if done else ""
-                print(f"Resumed after step {self.step} of {self.last_step}{ending}")
+                notice(f"Resumed after step {self.step} of {self.last_step}{ending}")
         # Only now: it clears away what a killed run left half-written
-        self.writer = checkpoint.CheckpointWriter(run, self.is_first, config.keep, self.stats)
+        self.writer = stack.enter_context(checkpoint.CheckpointWriter(run, self.is_first, config.keep, self.stats))
         self.profiler = stack.enter_context(Profiler(config.profile, run)) if self.is_first else None
         images = (self.last_step - self.step) * config.batch_size
         self.progress = stack.enter_context(Progress("train", images, lines=False, quiet=not self.is_first))
@@ -352,6 +364,13 @@ class Trainer:
         """The epoch of the last step, from 0."""
         return (self.step - 1) // self.steps_per_epoch
 
+    def _evaluation_is_due(self) -> bool:
+        """Whether the last step is one to evaluate after, and that is not done yet."""
+        if not self.val_loader or self.preempted or self.step in self.errors:
+            return False
+        at_epoch_end = self.step > 0 and self.step % (self.steps_per_epoch * self.config.eval_every) == 0
+        return self.step == self.last_step or (at_epoch_end and self.step < self.last_step)
+
     def _is_best(self) -> bool:
         """Whether the last step's validation error is lower than all before."""
         before = [error for step, error in self.errors.items() if step != self.step]
@@ -382,8 +401,10 @@ class Trainer:
         named = ", ".join(keys[:NAMED])
         if len(keys) > NAMED:
             path = self.config.out / f"not-finite-{step:08d}.txt"
-            path.write_text("".join(f"{key}\n" for key in keys))
-            named += f" and {len(keys) - NAMED} more, see {path}"
+            named += f" and {len(keys) - NAMED} more"
+            with contextlib.suppress(OSError):  # of a full disk; the message has the first
+                path.write_text("".join(f"{key}\n" for key in keys))
+                named += f", see {path}"
         remedy = (
             f"lower --lr (now {self.optimizer.param_groups[0]['lr']:g}); {checkpoint.last_good_hint(self.config.out)}"
         )

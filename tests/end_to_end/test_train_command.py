@@ -56,13 +56,13 @@ def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
         and checkpoint.list_checkpoints(out)[0].name < "checkpoint-00000016.safetensors"
     )
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "Resumed after step" in done.stdout
+    assert "Resumed after step" in done.stderr
     for name, value in parameters(unbroken).items():
         assert torch.equal(value, parameters(out)[name]), name
     assert without_speed(out) == without_speed(unbroken)
     # Once more: there is nothing to do, and it says so
     again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "nothing is left to do" in again.stdout and without_speed(out) == without_speed(unbroken)
+    assert "nothing is left to do" in again.stderr and without_speed(out) == without_speed(unbroken)
 
 
 def test_two_processes_train_as_one_and_resume_as_one(data, unbroken, tmp_path, run_cli):

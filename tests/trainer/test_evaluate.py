@@ -25,6 +25,7 @@ from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import build_optimizer
 from trainer.precision import Precision
 from trainer.rank import RankContext
+from trainer.train import train
 
 
 def write_checkpoint(data: Path, run: Path, stats=None, classes=None, **options) -> Path:
@@ -148,3 +149,20 @@ def test_a_checkpoint_of_before_the_mean_was_kept_takes_the_data_sets_and_report
     checkpoint.write(path, tensors, kept)
     again, lines = evaluated(data, path, capfd)
     assert again == result and len([line for line in lines if "before checkpoints held the mean image" in line]) == 1
+
+
+@pytest.mark.parametrize("content", [b'{"width": 0.5}', b"", b"PK" + bytes(3000)])
+def test_a_file_that_is_not_a_checkpoint_is_named_as_such(data, tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config.json is not a readable checkpoint \((it does not begin|cannot mmap)"):
+        run_evaluation(data, 1, "cpu", options(tmp_path / "config.json"))
+
+
+def test_a_run_without_a_val_split_says_so_once(data, tmp_path, capsys):
+    copy = tmp_path / "set"
+    shutil.copytree(data, copy)
+    dataset = Dataset.load(copy)
+    replace(dataset, splits={"train": dataset.split("train")}).save()
+    config = TrainConfig(copy, tmp_path / "run", width=0.05, batch_size=4, steps=1, final_crops=10, device="cpu")
+    train(config)
+    assert capsys.readouterr().err.count("has no val split: nothing is evaluated, and --final-crops 10 is ignored") == 1

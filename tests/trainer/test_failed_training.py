@@ -10,7 +10,7 @@ import pytest
 
 from shards.atomic import locked
 from shards.errors import InputError
-from tests.support.training_runs import STEP, assert_same_run, run
+from tests.support.training_runs import STEP, assert_same_run, newest, run
 from trainer import checkpoint
 from trainer import train as training
 from trainer.run_folder import list_resumable
@@ -37,7 +37,7 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_used(small_da
     run(small_data, out)
     output = capsys.readouterr()
     assert f"{last} is not a readable checkpoint (its digest does not match its content)" in output.err
-    assert f"Resumed after step {step}" in output.out
+    assert f"Resumed after step {step}" in output.err
     assert_same_run(out, unbroken)
     for path in list_resumable(out):
         path.write_bytes(b"nothing")
@@ -83,3 +83,30 @@ def test_a_full_disk_is_reported_at_the_next_step(small_data, tmp_path, monkeypa
     with pytest.raises(InputError, match=r"checkpoint-00000005.*No space left.*there is no checkpoint before it"):
         run(small_data, tmp_path / "run")
     assert written == [5]
+
+
+def test_an_error_in_an_evaluation_loses_no_step(small_data, unbroken, tmp_path, monkeypatch):
+    def fails(*arguments, **keywords):
+        raise InputError("too many images of val are bad")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", fails)
+        with pytest.raises(InputError, match="of val are bad"):
+            run(small_data, tmp_path / "run", checkpoint_every=1000)
+    assert newest(tmp_path / "run")["step"] == 8
+    run(small_data, tmp_path / "run")
+    assert_same_run(tmp_path / "run", unbroken)
+
+
+def test_an_error_in_the_data_loses_no_step(small_data, tmp_path, monkeypatch):
+    real, calls = training.Trainer._next_batch, iter(range(1, 100))
+
+    def fails(self):
+        if next(calls) == 5:
+            raise InputError("too many images of train are bad")
+        return real(self)
+
+    monkeypatch.setattr(training.Trainer, "_next_batch", fails)
+    with pytest.raises(InputError, match="of train are bad"):
+        run(small_data, tmp_path / "run", checkpoint_every=1000)
+    assert newest(tmp_path / "run")["step"] == 4

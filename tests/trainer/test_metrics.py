@@ -1,11 +1,14 @@
 """What a run measures of itself: img/s, the time that it waits for data, TensorBoard's files and traces."""
 
 import json
+import resource
+import signal
 import time
 
 import pytest
 import torch
 
+from shards.errors import InputError
 from tests.support.training_runs import run
 from trainer import metrics
 from trainer import train as training
@@ -98,3 +101,34 @@ def test_a_first_step_that_is_compiled_is_announced_and_counts_in_no_rate(small_
     logged = metrics.read(tmp_path / "run", "train")
     assert [line["img_per_s"] is None for line in logged] == [True, False, False]
     assert logged[0]["data_wait"] is None and "img/s" not in metrics.step_text(logged[0])
+
+
+def test_lines_that_a_full_disk_does_not_take_are_written_later(tmp_path, monkeypatch, capsys):
+    logger = metrics.MetricsLogger(tmp_path, 0, False, tensorboard=False)
+    lines = [{"kind": "train", "step": step} for step in range(4)]
+    logger.log(lines[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "FILE", "full")
+        (tmp_path / "full").symlink_to("/dev/full")
+        logger.log(lines[1])
+        logger.log(lines[2])
+        with pytest.raises(InputError, match=r"cannot write .*full: No space left on device"):
+            logger.write_all()
+    assert capsys.readouterr().err.count("No space left on device; training goes on") == 1
+    logger.log(lines[3])
+    assert metrics.read(tmp_path) == lines
+
+
+def test_a_line_that_is_written_in_part_is_taken_back(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    metrics.append(tmp_path, [{"kind": "train", "step": 1}])
+    before = (tmp_path / metrics.FILE).read_bytes()
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limit[1]))  # as a disk that becomes full
+        with pytest.raises(InputError, match="cannot write"):
+            metrics.append(tmp_path, [{"kind": "train", "step": 2}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (tmp_path / metrics.FILE).read_bytes() == before

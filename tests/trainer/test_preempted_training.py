@@ -20,7 +20,7 @@ from tests.support.training_runs import (
 )
 from trainer import metrics
 from trainer import train as training
-from trainer.preemption import EXIT_PREEMPTED, SIGNALS, Preempted
+from trainer.preemption import EXIT_PREEMPTED, SIGNALS, Preempted, PreemptionHandler
 
 
 # In mid-epoch, at the first epoch's end, at the last step; in an evaluation, and in the last one of ten crops
@@ -28,7 +28,7 @@ from trainer.preemption import EXIT_PREEMPTED, SIGNALS, Preempted
     "where, at, step", [(STEP, 6, 6), (STEP, 8, 8), (STEP, 20, 20), ((training, "evaluate"), 1, 8)]
 )
 def test_a_run_asked_to_stop_anywhere_loses_nothing(small_data, unbroken, tmp_path, monkeypatch, where, at, step):
-    out, number = tmp_path / "run", SIGNALS[at % 3]
+    out, number = tmp_path / "run", SIGNALS[(at + 1) % 4]
     before = [signal.getsignal(each) for each in SIGNALS]
     with monkeypatch.context() as patch:
         signal_at_call(patch, where, number, at)
@@ -48,11 +48,11 @@ def test_a_run_asked_to_stop_in_the_last_evaluation_runs_that_again(
         signal_at_call(patch, (training, "evaluate"), signal.SIGTERM, 4)  # the one of ten crops
         with pytest.raises(Preempted):
             run(small_data, out)
-    assert newest(out)["step"] == STEPS and "nothing is left to do" not in capsys.readouterr().out
+    assert newest(out)["step"] == STEPS and "nothing is left to do" not in capsys.readouterr().err
     run(small_data, out)
     assert_same_run(out, unbroken)
     run(small_data, out)
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "nothing is left to do" in capsys.readouterr().err
     assert_same_run(out, unbroken)
 
 
@@ -94,3 +94,15 @@ def test_a_plateau_drops_the_lr_and_resuming_keeps_it(small_data, tmp_path, monk
     assert_same_run(out, tmp_path / "unbroken")
     with pytest.raises(InputError, match="eval_every was 1, now 2"):
         run(small_data, out, **options, eval_every=2)
+
+
+def test_a_run_that_was_started_to_survive_its_terminal_does():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with PreemptionHandler(1) as preemption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not preemption.should_stop()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert preemption.should_stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
