@@ -29,6 +29,25 @@ class Machine(NamedTuple):
     shared: str | None
 
 
+class Trust(NamedTuple):
+    """What conclusions may be drawn.
+
+    full_width: the model is the paper's, and its hours can be compared; training, stages: that measurement, and those
+    that predict it, were not spoiled by other programs.
+    """
+
+    full_width: bool = True
+    training: bool = True
+    stages: bool = True
+
+
+TRUSTED = Trust()
+DOUBTFUL = (
+    "Not to be trusted: other programs ran while this was measured, or rates varied too much within a stage. Measure "
+    "again on an idle machine."
+)
+
+
 def shared_by(device: str, decode_on: str) -> str | None:
     """What the pipeline and the model share: see `Machine`. Args: the model's device, and where images are decoded."""
     if device == "cpu":
@@ -87,7 +106,9 @@ def bottleneck(rates: Mapping[str, float]) -> str:
     return slowest
 
 
-def diagnose(rates: Mapping[str, float], alternatives: Mapping[str, float], machine: Machine) -> Diagnosis:
+def diagnose(
+    rates: Mapping[str, float], alternatives: Mapping[str, float], machine: Machine, trust: Trust = TRUSTED
+) -> Diagnosis:
     """The bottleneck, the prediction, and what training would be with something changed.
 
     Args: rates: images a second by stage; alternatives: of the pipeline with one thing changed, by that thing's name.
@@ -95,14 +116,16 @@ def diagnose(rates: Mapping[str, float], alternatives: Mapping[str, float], mach
     expected, measured = predicted(rates, machine.shared), rates["train"]
     changes = improvements(rates, alternatives, machine)
     hours = EPOCHS * IMAGES / measured / 3600
-    sentences = [bound_sentence(rates, changes)]
+    sentences = [] if trust.training and trust.stages else [DOUBTFUL]
+    sentences.append(bound_sentence(rates, changes))
     if machine.shared:
         sentences.append(sharing_sentence(rates, machine.shared))
-    sentences += [
-        prediction_sentence(expected, measured),
-        f"The paper's {EPOCHS} epochs of {IMAGES:,} images would take {hours:,.1f} hours; the paper's took "
-        f"{PAPER_HOURS[0]} to {PAPER_HOURS[1]} (five to six days).",
-    ]
+    sentences.append(prediction_sentence(expected, measured, trust))
+    if trust.full_width and trust.training:
+        sentences.append(
+            f"The paper's {EPOCHS} epochs, over {IMAGES:,} images like these, would take {hours:,.1f} hours; "
+            f"the paper's took {PAPER_HOURS[0]} to {PAPER_HOURS[1]} (five to six days)."
+        )
     return {
         "predicted_img_per_s": expected,
         "prediction_error": measured / expected - 1,
@@ -172,9 +195,10 @@ def sharing_sentence(rates: Mapping[str, float], shared: str) -> str:
     )
 
 
-def prediction_sentence(expected: float, measured: float) -> str:
+def prediction_sentence(expected: float, measured: float, trust: Trust) -> str:
+    text = f"Predicted {expected:,.1f} img/s from the stages, measured {measured:,.1f}"
+    if not (trust.training and trust.stages):
+        return f"{text}: on a busy machine neither says anything of the other."
     error = measured / expected - 1
-    return (
-        f"Predicted {expected:,.1f} img/s from the stages, measured {measured:,.1f}: {abs(error):.0%} "
-        f"{'below' if error < 0 else 'above'}{'' if abs(error) <= 0.1 else ', which the model does not explain'}."
-    )
+    unexplained = "" if abs(error) <= 0.1 else ", which the model does not explain"
+    return f"{text}: {abs(error):.0%} {'below' if error < 0 else 'above'}{unexplained}."

@@ -15,6 +15,8 @@ import torch
 from bench import limits, scaling
 from bench.config import BenchConfig
 from bench.harness.datasets import read_jpegs, write_images
+from bench.harness.load import OtherPrograms, Others
+from bench.harness.machine import cpu_context
 from bench.loaders.base import write_image_set
 from bench.loaders.compare import ROUNDS, Work, compare_loaders, comparison_table
 from bench.report import page
@@ -53,10 +55,17 @@ def run(config: BenchConfig) -> None:
         if config.with_peers:
             images = write_image_set(Dataset.load(data), folder)
             device = torch.device("cuda", 0) if report["machine"]["device"] == "cuda" else torch.device("cpu")
-            report["peers"] = compare_loaders(Work(images, config.batch_size, cores(), device, config.seconds), ROUNDS)
+            with OtherPrograms(cpu_context()) as programs:
+                work = Work(images, config.batch_size, cores(), device, config.seconds)
+                report["peers"] = compare_loaders(work, ROUNDS)
+            report["load"]["peers"] = programs.others.cpus
+            print(busy_line("The loaders were", programs.others), end="")
             print(comparison_table(report["peers"]), flush=True)
         if config.with_scaling:
-            report["scaling"] = scaling.measure(config, data, folder)
+            with OtherPrograms(cpu_context()) as programs:
+                report["scaling"] = scaling.measure(config, data, folder)
+            report["load"]["scaling"] = programs.others.cpus
+            print(busy_line("Scaling was", programs.others), end="")
             print(scaling.table(report["scaling"]))
     if config.json_path:
         with atomic_write(config.json_path) as file:
@@ -64,6 +73,13 @@ def run(config: BenchConfig) -> None:
     if config.report_path:
         with atomic_write(config.report_path) as file:
             file.write(page(report).encode())
+
+
+def busy_line(what: str, others: Others) -> str:
+    """A line that says what other programs took meanwhile, empty if that was little."""
+    if not others.spoil:
+        return ""
+    return f"{what} measured beside other programs, which used {others.cpus:.1f} of {others.cores} cores: doubtful.\n"
 
 
 def check(config: BenchConfig) -> None:

@@ -6,13 +6,14 @@ from html import escape
 from typing import Any
 
 from bench.schema import Axis, LimitRow, Report, StageRow
+from bench.text_table import busy_lines
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c1c1e; --quiet: #5c5c66; --track: #e6e6ec; --bar: #2a6fdb;
-  --ours: #16804a; --line: #d4d4dc }
+  --ours: #16804a; --beyond: #b25a00; --line: #d4d4dc }
 @media (prefers-color-scheme: dark) {
   :root { --ground: #131316; --text: #ececf1; --quiet: #a0a0ad; --track: #2c2c34; --bar: #6ea3f5; --ours: #4cc38a;
-    --line: #3a3a44 } }
+    --beyond: #f0a04b; --line: #3a3a44 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1rem; max-width: 52rem; background: var(--ground); color: var(--text);
   font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere }
@@ -20,8 +21,10 @@ h1 { font-size: 1.4rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem
 p { margin: .4rem 0 } .quiet { color: var(--quiet); font-size: .875rem } .big { font-size: 1.15rem; font-weight: 600 }
 .row { margin: .55rem 0 } .row > div:first-child { display: flex; justify-content: space-between; gap: .75rem }
 .number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap }
-.track { background: var(--track); border-radius: 3px; height: .6rem; overflow: hidden }
-.bar { background: var(--bar); height: 100% } .ours { background: var(--ours) }
+.track { background: var(--track); border-radius: 3px; height: .6rem; overflow: hidden; position: relative }
+.limit { position: absolute; top: 0; width: 3px; height: 100%; background: var(--text) }
+.busy { border-left: 4px solid var(--beyond); padding-left: .75rem; font-weight: 600 }
+.bar { background: var(--bar); height: 100% } .ours { background: var(--ours) } .beyond { background: var(--beyond) }
 table { border-collapse: collapse; width: 100%; font-size: .9rem }
 td { border-top: 1px solid var(--line); padding: .3rem .5rem .3rem 0; vertical-align: top }
 td:last-child { text-align: right; padding-right: 0 }
@@ -32,6 +35,33 @@ svg .axis { stroke: var(--line) } svg .spread { stroke: var(--quiet) }
 svg .rate { fill: none; stroke: var(--bar); stroke-width: 2 } svg circle { fill: var(--bar) }
 """
 
+AXIS_TITLES = {
+    "threads": "threads of the data path",
+    "ranks": "ranks (processes, a device each)",
+    "batch": "images in a batch",
+    "pictures": "pixels of a stored image's side",
+}
+# By a ratio's name in the JSON, or by what it ends with
+MEANINGS = {
+    "decode / raw libjpeg-turbo": "DALI's decoding over libjpeg-turbo's alone on as many cores: 1 is no overhead",
+    "pipeline / raw libjpeg-turbo": "the training pipeline over the same; above 1 is possible: it decodes crops alone",
+    "read / cat": "DALI's reading over plain reading; above 1 is possible, for files are mapped and not copied",
+    "train / min(pipeline, model)": "training over its slower part alone: 1 if neither slowed the other",
+    "train / predicted": "training over what its parts let expect: 1 if they explain it",
+    "model FLOP/s / matmul FLOP/s": "the model's arithmetic over plain matrix products': 1 if it did nothing else",
+    "CPU-seconds of 1,000 pictures / raw": "the data path's CPU time for an image over libjpeg-turbo's",
+    "LRN tax": "a step's rate over that of the same model without normalization: 1 if that cost nothing",
+    "resume: first 100 steps / steady state": "a resumed run's first 100 steps over training at its steady rate",
+    "one at equal global batch": "the step of all devices over that of one, on the same batch",
+    "256-shards / originals": "the data path on images stored at 256 over that on the originals",
+    "split decode / decoding twice": "each rank decoding its part over each decoding all",
+}
+
+
+def meaning_of(ratio: str) -> str:
+    """What a ratio is of, in words."""
+    return next((meaning for name, meaning in MEANINGS.items() if ratio.endswith(name)), "")
+
 
 def page(report: Report) -> str:
     """The page for what `throughput-bench --json` writes."""
@@ -41,8 +71,11 @@ def page(report: Report) -> str:
         f"<h1>What bounds training: {escape(report['bottleneck'])}</h1>",
         f'<p class="quiet">{escape(processor)}, {machine["cores"]} cores, {machine["memory_gib"]} GiB; '
         f"{escape(report['data']['name'])}, batch {report['batch_size']}, width {report['width']:g}</p>",
+        *(f'<p class="busy">{escape(line)}</p>' for line in busy_lines(report)),
         *(f"<p>{escape(line)}</p>" for line in report["verdict"].splitlines()),
         "<h2>Stages, and how much of its limit each reaches</h2>",
+        '<p class="quiet">A bar as long as its track reaches its limit. One of the other color is beyond it, '
+        "and a line marks where the limit lies.</p>",
         *(_stage(stage, report["limits"]) for stage in report["stages"]),
         *_peers(report["peers"]),
         *_scaling(report.get("scaling", [])),
@@ -51,7 +84,10 @@ def page(report: Report) -> str:
             (name, limit["what"], _quantity(limit["rate"], limit["unit"])) for name, limit in report["limits"].items()
         ),
         "<h2>Ratios</h2>",
-        _table((name, f"{about['ratio']:.2f}") for name, about in report["ratios"].items()),
+        _table(
+            (name, meaning_of(name), f"{about['ratio']:.2f}{' ?' * bool(about.get('doubtful'))}")
+            for name, about in report["ratios"].items()
+        ),
         "<h2>Machine and versions</h2>",
         _table((name, str(value)) for name, value in machine.items()),
         f'<p class="quiet">Made by <code>{escape(report["command"])}</code></p>',
@@ -81,14 +117,20 @@ def _stage(stage: StageRow, limits: dict[str, LimitRow]) -> str:
         f"p10 {stage['p10']:,.0f}, p90 {stage['p90']:,.0f}; {stage['cpu_use']:.1f} CPUs, "
         f"{stage['memory_peak_bytes'] / 2**30:.1f} GiB"
     )
-    return _bar(stage["name"], f"{stage['img_per_s']:,.0f} img/s", stage["of_limit"], "bar", note)
+    speed = f"{stage['img_per_s']:,.0f} img/s{' ?' * bool(stage.get('doubtful'))}"
+    return _bar(stage["name"], speed, stage["of_limit"], "", note)
 
 
 def _bar(name: str, number: str, share: float, kind: str, note: str = "") -> str:
+    """A bar of `share` of its track; beyond 1 the track is as long as the bar, and a line marks 1."""
     quiet = f'<div class="quiet">{escape(note)}</div>' if note else ""
+    limit = ""
+    if share > 1:
+        kind, limit = "beyond", f'<div class="limit" style="left:{1 / share:.1%}"></div>'
     return (
         f'<div class="row"><div><span>{escape(name)}</span><span class="number">{escape(number)}</span></div>'
-        f'<div class="track"><div class="bar {kind}" style="width:{min(1.0, share):.1%}"></div></div>{quiet}</div>'
+        f'<div class="track"><div class="bar {kind}" style="width:{min(1.0, share):.1%}"></div>{limit}</div>'
+        f"{quiet}</div>"
     )
 
 
@@ -98,13 +140,12 @@ def _peers(peers: list[dict[str, Any]]) -> list[str]:
     fastest = max(peer["img_per_s"] for peer in peers if "img_per_s" in peer)
     rows = ["<h2>Other loaders, on the same images and cores</h2>"]
     for number, peer in enumerate(peers):
-        if "absent" in peer:
-            rows.append(_bar(peer["name"], "absent", 0.0, "bar", peer["absent"]))
-        else:
+        if "absent" not in peer:
             note = f"ours / theirs {peer['ratio']:.2f}; version {peer['version']}" if number else ""
-            speed, kind = f"{peer['img_per_s']:,.0f} img/s", "bar" if number else "ours"
+            speed, kind = f"{peer['img_per_s']:,.0f} img/s", "" if number else "ours"
             rows.append(_bar(peer["name"], speed, peer["img_per_s"] / fastest, kind, note))
-    return rows
+    absent = [f"{peer['name']} ({peer['absent']})" for peer in peers if "absent" in peer]
+    return [*rows, f'<p class="quiet">Not measured: {escape("; ".join(absent))}.</p>'] if absent else rows
 
 
 def _scaling(axes: list[Axis]) -> list[str]:
@@ -113,17 +154,22 @@ def _scaling(axes: list[Axis]) -> list[str]:
     return ["<h2>Scaling</h2>", '<div class="plots">', *map(_plot, axes), "</div>"]
 
 
-def _plot(axis: Axis, width: int = 320, height: int = 200) -> str:
+def _plot(axis: Axis, width: int = 320, height: int = 220) -> str:
     """Rates over one axis, from 0, the spread as bars; its values stand at equal distances."""
     points = axis["points"]
-    left, right, top, bottom = 52, width - 14, 12, height - 34
+    left, right, top, bottom = 66, width - 14, 12, height - 50
     most = _round_up(max(point["p90"] for point in points))
     apart = (right - left) / max(1, len(points) - 1)
 
     def y(rate: float) -> float:
         return bottom - (bottom - top) * rate / most
 
-    marks = []
+    title = AXIS_TITLES[axis["axis"]]
+    marks = [
+        f'<text x="{(left + right) / 2}" y="{height - 10}" text-anchor="middle">{title}</text>',
+        f'<text x="14" y="{(top + bottom) / 2}" text-anchor="middle" transform="rotate(-90 14 {(top + bottom) / 2})">'
+        "images a second</text>",
+    ]
     for share in (0, 0.5, 1):
         at = y(most * share)
         marks.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')

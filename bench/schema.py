@@ -19,6 +19,8 @@ class StageRow(TypedDict):
     cpu_use: float
     gpu_use: float | None
     memory_peak_bytes: int
+    others_cpus: float
+    doubtful: bool
 
 
 class LimitRow(TypedDict):
@@ -28,6 +30,8 @@ class LimitRow(TypedDict):
     unit: str
     what: str
     cpu: float | None
+    others_cpus: float
+    doubtful: bool
 
 
 class RateRow(TypedDict):
@@ -50,6 +54,7 @@ class Ratio(TypedDict):
     ratio: float
     over: float
     under: float
+    doubtful: bool
 
 
 class Change(TypedDict):
@@ -85,8 +90,21 @@ class Axis(TypedDict):
     points: list[Point]
 
 
+class Load(TypedDict):
+    """What else ran on the machine: CPU-seconds a second of other programs while the stages, the other loaders and the
+    scaling were measured (null: not measured), and the load average at the beginning and at the end."""
+
+    cores: int
+    stages: float
+    peers: float | None
+    scaling: float | None
+    average: list[float]
+
+
 class Report(Diagnosis):
-    """Everything that one run measured."""
+    """Everything that one run measured. Older records have no `load`, `others_cpus` and `doubtful`."""
+
+    load: Load
 
     schema: int
     command: str

@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 from bench import limits
 from bench.config import BenchConfig
 from bench.harness.datasets import read_jpegs
+from bench.harness.load import OtherPrograms
 from bench.harness.timing import Timed
 from bench.limits import Limit
 from bench.model_stages import ModelStages
@@ -56,11 +57,18 @@ def measure_rank(
     quiet = context.rank > 0
     with Progress("measuring", len(plan), unit="measurements", lines=False, quiet=quiet, then=then) as progress:
         for measurement in plan:
-            line = measurement.run()
+            with OtherPrograms(context) as programs:
+                line = measurement.run()
+            results.others[measurement.name] = programs.others
+            if programs.others.spoil:
+                line += f" beside other programs, which use {programs.others.cpus:.1f} of {programs.others.cores} cores"
             progress.advance()
             progress.say(line)
+    results.others["model beside"] = results.others["pipeline beside"]  # both are measured at once, by the first
     if limits.ENGINE in results.limits:
         results.limits[limits.ALL_DECODERS] = limits.all_decoders(results.limits)
+        parts = (limits.ENGINE, limits.HYBRID, "libjpeg-turbo")
+        results.others[limits.ALL_DECODERS] = max(results.others[part] for part in parts)
     results.flop_per_image, results.sent_per_image = model.flop_per_image(), model.sent_per_image
     if context.rank == 0:
         result_path.write_text(json.dumps(build_report(setup, results)))

@@ -5,12 +5,13 @@ import sys
 from dataclasses import dataclass, field
 
 from bench import bottleneck
+from bench.harness.load import Others, load_average
 from bench.harness.machine import describe_machine
 from bench.harness.timing import Timed
 from bench.limits import ALL_DECODERS, Limit
 from bench.model_stages import FIRST_STEPS
 from bench.rank_setup import RankSetup
-from bench.schema import SCHEMA, Alternative, Diagnosis, Report, StageRow
+from bench.schema import SCHEMA, Alternative, Diagnosis, Load, Report, StageRow
 from pipeline.geometry import CROP
 from shards.dataset import Dataset
 
@@ -21,6 +22,7 @@ RESUMED = f"train, first {FIRST_STEPS} steps resumed"
 NO_LRN = "model without LRN"
 ONE_DEVICE = "model on one device"
 ALL_RANKS_DECODE_ALL = "every rank decodes all"
+UNEVEN = 0.5  # of the median: a stage whose windows lie further apart, from p10 to p90, is not to be trusted
 
 
 @dataclass
@@ -34,6 +36,14 @@ class Results:
     references: dict[str, float] = field(default_factory=dict)
     flop_per_image: dict[str, float] = field(default_factory=dict)  # by stage
     sent_per_image: float = 0.0  # bytes
+    others: dict[str, Others] = field(default_factory=dict)  # while each of the above was measured
+    began: float = field(default_factory=load_average)
+
+    def doubtful(self, *names: str) -> bool:
+        """Whether one of these measurements was spoiled: other programs ran, or its rate varied too much."""
+        timed = [timed for name in names for timed in [self.stages.get(name) or self.alternatives.get(name)] if timed]
+        uneven = any(one.spread["p90"] - one.spread["p10"] > UNEVEN * one.median for one in timed)
+        return uneven or any(self.others[name].spoil for name in names)
 
     def rate(self, stage: str) -> float:
         return self.stages[stage].median
@@ -61,16 +71,24 @@ def build_report(setup: RankSetup, results: Results) -> Report:
         "peers": [],
         "scaling": [],
         "limits": {
-            name: {"rate": limit.rate, "unit": limit.unit, "what": limit.what, "cpu": limit.cpu}
+            name: {
+                "rate": limit.rate,
+                "unit": limit.unit,
+                "what": limit.what,
+                "cpu": limit.cpu,
+                "others_cpus": results.others[name].cpus,
+                "doubtful": results.doubtful(name),
+            }
             for name, limit in results.limits.items()
         },
         "stages": stage_rows(setup, results, diagnosis["predicted_img_per_s"]),
         "alternatives": alternative_rows(results),
         "flop_per_picture": results.flop_per_image["model"],
         "ratios": {
-            name: {"ratio": over / under, "over": over, "under": under}
-            for name, (over, under) in ratios(setup, results, diagnosis["predicted_img_per_s"]).items()
+            name: {"ratio": over / under, "over": over, "under": under, "doubtful": results.doubtful(*measured)}
+            for name, (over, under, measured) in ratios(setup, results, diagnosis["predicted_img_per_s"]).items()
         },
+        "load": load(results),
         **diagnosis,
     }
 
@@ -81,7 +99,25 @@ def diagnose(setup: RankSetup, results: Results) -> Diagnosis:
     changed = {name: one.median for name, one in results.alternatives.items() if name != ALL_RANKS_DECODE_ALL}
     shared = bottleneck.shared_by(setup.context.device.type, setup.settings.decode_on)
     cores = setup.context.threads * setup.context.world_size
-    return bottleneck.diagnose(rates, changed, bottleneck.Machine(cores, shared))
+    machine = bottleneck.Machine(cores, shared)
+    trusted = bottleneck.Trust(
+        full_width=setup.config.model.width == 1,
+        training=not results.doubtful("train"),
+        stages=not results.doubtful(*bottleneck.NAMES, "pipeline beside", "model beside"),
+    )
+    return bottleneck.diagnose(rates, changed, machine, trusted)
+
+
+def load(results: Results) -> Load:
+    """What else ran while the stages were measured."""
+    others = results.others.values()
+    return {
+        "cores": max(one.cores for one in others),
+        "stages": sum(one.cpus for one in others) / len(others),
+        "peers": None,
+        "scaling": None,
+        "average": [results.began, load_average()],
+    }
 
 
 def stage_rows(setup: RankSetup, results: Results, predicted: float) -> list[StageRow]:
@@ -118,6 +154,8 @@ def stage_rows(setup: RankSetup, results: Results, predicted: float) -> list[Sta
                 "cpu_use": one.cpu,
                 "gpu_use": one.gpu,
                 "memory_peak_bytes": one.memory,
+                "others_cpus": results.others[name].cpus,
+                "doubtful": results.doubtful(name),
             }
         )
     return rows
@@ -130,35 +168,53 @@ def alternative_rows(results: Results) -> list[Alternative]:
     ]
 
 
-def ratios(setup: RankSetup, results: Results, predicted: float) -> dict[str, tuple[float, float]]:
-    """By name, two rates of which the first is divided by the second."""
+def ratios(setup: RankSetup, results: Results, predicted: float) -> dict[str, tuple[float, float, tuple[str, ...]]]:
+    """By name, two rates of which the first is divided by the second, and the measurements that they come from."""
     rate, references = results.rate, results.references
     baseline, storage, matmul = (results.limits[name] for name in ("libjpeg-turbo", "storage", "matmul"))
     named = {
-        "decode / raw libjpeg-turbo": (rate("decode"), baseline.rate),
-        "pipeline / raw libjpeg-turbo": (rate("pipeline"), baseline.rate),
-        "read / cat": (rate("read"), storage.rate / image_bytes(setup.dataset)),
-        "train / min(pipeline, model)": (rate("train"), min(rate("pipeline"), rate("model"))),
-        "train / predicted": (rate("train"), predicted),
-        "model FLOP/s / matmul FLOP/s": (rate("model") * results.flop_per_image["model"], matmul.rate),
+        "decode / raw libjpeg-turbo": (rate("decode"), baseline.rate, ("decode", "libjpeg-turbo")),
+        "pipeline / raw libjpeg-turbo": (rate("pipeline"), baseline.rate, ("pipeline", "libjpeg-turbo")),
+        "read / cat": (rate("read"), storage.rate / image_bytes(setup.dataset), ("read", "storage")),
+        "train / min(pipeline, model)": (
+            rate("train"),
+            min(rate("pipeline"), rate("model")),
+            ("train", "pipeline", "model"),
+        ),
+        "train / predicted": (rate("train"), predicted, ("train", *bottleneck.NAMES)),
+        "model FLOP/s / matmul FLOP/s": (
+            rate("model") * results.flop_per_image["model"],
+            matmul.rate,
+            ("model", "matmul"),
+        ),
         "CPU-seconds of 1,000 pictures / raw": (
             1000 * results.stages["pipeline"].cpu / rate("pipeline"),
             1000 * (baseline.cpu or 0.0),
+            ("pipeline", "libjpeg-turbo"),
         ),
-        "LRN tax": (rate("model"), references[NO_LRN]),
-        f"resume: first {FIRST_STEPS} steps / steady state": (references[RESUMED], rate("train")),
+        "LRN tax": (rate("model"), references[NO_LRN], ("model", NO_LRN)),
+        f"resume: first {FIRST_STEPS} steps / steady state": (references[RESUMED], rate("train"), (RESUMED, "train")),
     }
     if ONE_DEVICE in references:
         world_size = setup.context.world_size
         count = {2: "two"}.get(world_size, str(world_size))
-        named[f"{count} devices / one at equal global batch"] = (rate("model"), references[ONE_DEVICE])
+        named[f"{count} devices / one at equal global batch"] = (
+            rate("model"),
+            references[ONE_DEVICE],
+            ("model", ONE_DEVICE),
+        )
     if "256-shards" in results.alternatives:
-        named["256-shards / originals"] = (results.alternatives["256-shards"].median, rate("pipeline"))
+        named["256-shards / originals"] = (
+            results.alternatives["256-shards"].median,
+            rate("pipeline"),
+            ("256-shards", "pipeline"),
+        )
     if ALL_RANKS_DECODE_ALL in results.alternatives:
         # Each rank's share of the batch that it decodes is all that counts, so the rates are of the same images
         named["split decode / decoding twice"] = (
             rate("pipeline"),
             results.alternatives[ALL_RANKS_DECODE_ALL].median,
+            ("pipeline", ALL_RANKS_DECODE_ALL),
         )
     return named
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import bottleneck
-from bench.bottleneck import CARD, CORES, Machine
+from bench.bottleneck import CARD, CORES, Machine, Trust
 from bench.compare import read_report
 
 RECORDED = sorted((Path(bottleneck.__file__).parent / "results").glob("throughput-*.json"))
@@ -74,6 +74,15 @@ def test_a_measurement_that_the_model_does_not_explain_is_called_so():
     diagnosis = bottleneck.diagnose({**RATES, "train": 40}, {}, Machine(2, CORES))
     assert diagnosis["prediction_error"] < -0.1 and "which the model does not explain" in diagnosis["verdict"]
     assert "does not explain" not in bottleneck.diagnose(RATES, {}, Machine(2, CORES))["verdict"]
+
+
+def test_nothing_is_concluded_from_a_busy_machine_and_no_small_model_is_compared_with_the_papers_hours():
+    for busy in (Trust(training=False), Trust(stages=False)):
+        verdict = bottleneck.diagnose({**RATES, "train": 20}, {}, Machine(2, CORES), busy)["verdict"]
+        assert verdict.startswith("Not to be trusted: other programs ran") and "does not explain" not in verdict
+        assert ("the paper's took" in verdict) == busy.training
+    small = bottleneck.diagnose(RATES, {}, Machine(2, CORES), Trust(full_width=False))
+    assert "the paper's took" not in small["verdict"] and small["paper_hours"] > 0
 
 
 def test_on_a_card_that_decodes_and_trains_the_summary_says_so_and_what_would_help():

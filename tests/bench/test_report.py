@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bench.report import page
+from bench.report import meaning_of, page
 
 CHROMIUM = shutil.which("chromium")
 
@@ -23,7 +23,12 @@ REPORT = {
         {"name": name, "img_per_s": 100.0, **RATE, "limit": limit, "limit_img_per_s": 150.0, "of_limit": 2 / 3}
         | {"cpu_use": 1.9, "gpu_use": None, "memory_peak_bytes": 2**30}
         for name, limit in (("forward+backward", "matmul"), ("model beside", "model"), ("train", "predicted"))
+    ]
+    + [
+        {"name": "eval", "img_per_s": 400.0, **RATE, "limit": "matmul", "limit_img_per_s": 100.0, "of_limit": 4.0}
+        | {"cpu_use": 1.9, "gpu_use": None, "memory_peak_bytes": 2**30, "others_cpus": 1.2, "doubtful": True}
     ],
+    "load": {"cores": 2, "stages": 1.2, "peers": None, "scaling": None, "average": [3.5, 4.25]},
     "peers": [
         {"name": "ours (DALI)", "version": "1", "img_per_s": 1000.0, **RATE, "ratio": 1.0},
         {"name": "webdataset + Pillow", "version": "2", "img_per_s": 500.0, **RATE, "ratio": 2.0},
@@ -46,7 +51,7 @@ TEXTS = (
     "Predicted 99",
     "67% of 150",
     "webdataset + Pillow",
-    "absent",
+    "Not measured: FFCV",
     "threads",
     "2.13.0",
 )
@@ -98,3 +103,29 @@ def browse(path, tmp_path, dark):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_bar_beyond_its_limit_marks_where_that_lies():
+    bars = {
+        name: body
+        for name, body in re.findall(r'<div class="row"><div><span>(.*?)</span>(.*?)</div></div>', page(REPORT))
+    }
+    assert (
+        'class="bar beyond" style="width:100.0%"' in bars["eval"] and 'class="limit" style="left:25.0%"' in bars["eval"]
+    )
+    assert 'class="limit"' not in bars["train"] and "width:66.7%" in bars["train"]
+
+
+def test_what_cannot_be_trusted_is_said_on_top_and_marked():
+    html = page(REPORT)
+    assert html.index("BUSY MACHINE: other programs used 1.2 of 2 cores") < html.index("bound by the model at")
+    assert "load average 3.5 at the beginning, 4.25 at the end" in html and html.count("400 img/s ?") == 1
+    quiet = [{**stage, "doubtful": False} for stage in REPORT["stages"]]
+    assert "BUSY" not in page({**REPORT, "stages": quiet}) and " ?" not in page({**REPORT, "stages": quiet})
+
+
+def test_axes_have_titles_ratios_a_meaning_and_absent_loaders_one_line(short_report):
+    html = page(REPORT)
+    assert ">threads of the data path</text>" in html and html.count(">images a second</text>") == 2
+    assert "1 if that cost nothing" in html and all(meaning_of(name) for name in short_report["ratios"])
+    assert "<span>FFCV</span>" not in html and "Not measured: FFCV (ffcv cannot be imported" in html
