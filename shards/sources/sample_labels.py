@@ -94,7 +94,7 @@ def tells(sample: tars.TarSample, description: dict[str, Any], label: int | str)
         wnid = wnids[0] if wnids else next(names, None)
     if any(other != wnids[0] for other in wnids):
         other = next(other for other in wnids if other != wnids[0])
-        return wnid, f"its key and .json tell {wnids[0]} and {other}"
+        return wnid, f"its key and .json say {wnids[0]} and {other}"
     for name in NUMBERS if isinstance(label, int) else ():
         value = description.get(name)
         if isinstance(value, str) and value.isdecimal() and len(value) < 7:

@@ -44,7 +44,7 @@ def contradictions(told: Told, first: dict[str, tuple[int, str]]) -> Iterator[st
         for name, image in names.items():
             other, other_image = first.setdefault(name, (number, image))
             if other != number:
-                yield f"{other_image} tells {name} and is of class {other}, {image} of class {number}"
+                yield f"{other_image} and {image} both say {name}, and their class numbers are {other} and {number}"
 
 
 def refuse_contradictions(told: Told, remedy: str) -> None:
@@ -62,7 +62,7 @@ def several_names(told: Told) -> list[str]:
     (one, image), (other, other_image) = list(names.items())[:2]
     more = f", and so in {len(mixed) - 1} more classes" if len(mixed) > 1 else ""
     images = f"{one} ({image}) and {other} ({other_image})"
-    return [f"images of class {number} tell several names, {images}{more}: their labels count"]
+    return [f"images of class {number} say several names, {images}{more}: their labels count"]
 
 
 def with_names_compared(

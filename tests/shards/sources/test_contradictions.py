@@ -34,7 +34,7 @@ def put(root, *samples, name="train-0.tar"):
     write(root / name, make_tar(files))
 
 
-TWO_CLASSES = rf"{A}_1 tells {A} and is of class 0, .*{A}_2 of class 1"
+TWO_CLASSES = rf"{A}_1 and .*{A}_2 both say {A}, and their class numbers are 0 and 1"
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,18 @@ TWO_CLASSES = rf"{A}_1 tells {A} and is of class 0, .*{A}_2 of class 1"
     [
         ([(f"{A}_1", 0, None), (f"{A}_2", 1, None)], TWO_CLASSES),
         ([(f"{A}/1", 0, None), (f"{A}/2", 1, None)], TWO_CLASSES.replace("_", "/")),
-        ([("x1", 0, {"wnid": A}), ("x2", 1, {"wnid": A})], rf"x1 tells {A} and is of class 0, .*x2 of class 1"),
+        ([("x1", 0, {"wnid": A}), ("x2", 1, {"wnid": A})], rf"x1 and .*x2 both say {A}, and"),
         (
             [("x1", 0, {"filename": f"{A}/1.JPEG"}), ("x2", 1, {"filename": f"{A}/2.JPEG"})],
-            rf"x1 tells {A} .*x2 of class 1",
+            rf"x1 and .*x2 both say {A}, and",
         ),
-        ([("x1", 0, {"label": "cat"}), ("x2", 1, {"label": "cat"})], "x1 tells cat .*x2 of class 1"),
-        ([("x1", 0, {"synset": A}), ("x2", 1, {"synset": A})], rf"x1 tells {A} .*x2 of class 1"),
-        ([("x1", 0, {"class_name": "cat"}), ("x2", 1, {"class_name": "cat"})], "x1 tells cat .*x2 of class 1"),
-        ([(f"1_{A}", 0, None), (f"2_{A}", 1, None)], rf"1_{A} tells {A} .*2_{A} of class 1"),
+        ([("x1", 0, {"label": "cat"}), ("x2", 1, {"label": "cat"})], "x1 and .*x2 both say cat, and"),
+        ([("x1", 0, {"synset": A}), ("x2", 1, {"synset": A})], rf"x1 and .*x2 both say {A}, and"),
+        ([("x1", 0, {"class_name": "cat"}), ("x2", 1, {"class_name": "cat"})], "x1 and .*x2 both say cat, and"),
+        ([(f"1_{A}", 0, None), (f"2_{A}", 1, None)], rf"1_{A} and .*2_{A} both say {A}, and"),
         ([("x1", 0, {"label": 0}), ("x2", 1, {"label": 2})], r"x2: its \.cls is 1 and label in its \.json 2 \(1 such"),
         ([("x1", 0, {"cls": "0"}), ("x2", 1, {"cls": "2"})], r"x2: its \.cls is 1 and cls in its \.json 2"),
-        ([(f"{A}_1", 0, {"wnid": B}), ("x", 1, None)], rf"{A}_1: its key and \.json tell {B} and {A}"),
+        ([(f"{A}_1", 0, {"wnid": B}), ("x", 1, None)], rf"{A}_1: its key and \.json say {B} and {A}"),
     ],
 )
 def test_tars_that_contradict_themselves_are_named_by_every_command(tmp_path, samples, complaint):
@@ -76,7 +76,7 @@ def test_tars_that_contradict_themselves_are_named_by_every_command(tmp_path, sa
 def test_splits_that_number_their_classes_differently_are_named(tmp_path):
     put(tmp_path, (f"{A}_1", 0, None), (f"{B}_1", 1, None))
     put(tmp_path, (f"{A}_2", 1, None), (f"{B}_2", 0, None), name="val-0.tar")
-    complaint = rf"val-0\.tar: {B}_2 tells {B} and is of class 0, .*train-0\.tar: {B}_1 of class 1"
+    complaint = rf"val-0\.tar: {B}_2 and .*train-0\.tar: {B}_1 both say {B}, and their class numbers are 0 and 1"
     refused(tmp_path, complaint)
     with pytest.raises(InputError, match=complaint):
         describe_tars(tmp_path)
@@ -84,7 +84,7 @@ def test_splits_that_number_their_classes_differently_are_named(tmp_path):
 
 def test_a_class_of_several_names_is_called_by_its_number_and_named(tmp_path, capfd):
     put(tmp_path / "in", (f"{A}_1", 0, None), (f"{B}_1", 0, None), (f"{C}_1", 1, None))
-    told = rf"notice: images of class 0 tell several names, {A} \(.*{A}_1\) and {B} "
+    told = rf"notice: images of class 0 say several names, {A} \(.*{A}_1\) and {B} "
     assert describe_tars(tmp_path / "in").classes == ("0", C)
     assert re.search(told, capfd.readouterr().err)
     assert write_dataset(tmp_path / "in", tmp_path / "set").classes == ("0", C)
@@ -103,7 +103,7 @@ def test_file_names_that_contradict_their_folder_are_named(tmp_path, capfd):
     with pytest.raises(InputError, match=f"--strict: {named}"):
         write_dataset(tmp_path / "in", tmp_path / "strict", ConvertOptions(strict=True))
     (warning,) = verify(tmp_path / "set").warnings
-    assert warning.key == f"{B}_2" and warning.reason.startswith(f"its key and .json tell {A} and {B}")
+    assert warning.key == f"{B}_2" and warning.reason.startswith(f"its key and .json say {A} and {B}")
 
 
 def test_a_list_that_contradicts_names_is_named(tmp_path, capfd):

@@ -73,7 +73,7 @@ def test_images_whose_names_disagree_name_no_class(tmp_path):
     assert source.words == {"n01484850": layouts.NAMES[1]}
     (notice,) = source.notices
     assert re.search(
-        r"class 0 tell several names, n01440764 .*train-0\.parquet, row 0.* and n01443537 .*train-1", notice
+        r"class 0 say several names, n01440764 .*train-0\.parquet, row 0.* and n01443537 .*train-1", notice
     )
 
 
@@ -83,7 +83,7 @@ def test_images_of_one_wnid_are_of_one_class(tmp_path, form):
     rows = [(JPEG, form.format(stem, wnid), label) for stem, wnid, label in named]
     for names in (None, layouts.NAMES, tuple(layouts.CLASSES)):
         write_parquet(tmp_path / "train-0.parquet", rows, names)
-        complaint = r"row 0 tells n01440764 and is of class 0, .*row 2 of class 1: correct one, or say with --label-key"
+        complaint = r"row 0 and .*row 2 both say n01440764, and their class numbers are 0 and 1: correct one, or say with --label-key"
         refused(tmp_path, complaint)
         source = find_source(tmp_path, scratch=tmp_path, label_key="label")
         assert source.classes[:2] == (names or ("0", "1"))[:2]
