@@ -14,7 +14,7 @@ import xxhash
 from shards import tars
 from shards.atomic import locked
 from shards.check_sample import SampleCheck, check_sample, sha256
-from shards.dataset import FILE, Dataset
+from shards.dataset import COMPANIONS, FILE, Dataset
 from shards.describe import unlisted_tars
 from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
@@ -25,6 +25,8 @@ from shards.sources.told import contradictions
 from shards.wording import counted
 
 SCHEMA = 1
+# Earlier versions stopped at a tar's first empty block
+RECOUNT = f"delete {FILE}, {COMPANIONS[0]} and the .idx files, and `python cli.py index` describes all of it"
 
 
 class Problem(NamedTuple):
@@ -189,13 +191,13 @@ def _verify_tar(
             report.warnings += [job.problem(key, check.warning)] if check.warning else []
         report.samples += 1
         tick(1, sample.image.size if sample.image else 0)
-    if indexed is not None and not report.damaged:
-        report.damaged += [job.problem(None, reason) for reason in _compare(in_tar, indexed, job.quarantined)]
-    # Quarantined samples are left out: an earlier version counted the parts of an operating system's files as such
+    # Quarantined samples do not count: an earlier version took Thumbs.db and the like for samples, which are bad
     count = sum(number for key, number in times.items() if key not in job.quarantined)
     if count != job.samples and not report.damaged:
-        reason = f"it holds {counted(count, 'sample')} not quarantined, and {FILE} says {job.samples}"
+        reason = f"it holds {counted(count, 'sample')} not quarantined, and {FILE} says {job.samples}: {RECOUNT}"
         report.damaged.append(job.problem(None, reason))
+    if indexed is not None and not report.damaged:
+        report.damaged += [job.problem(None, reason) for reason in _compare(in_tar, indexed, job.quarantined)]
 
 
 def _wrong_class(check: SampleCheck, job: ShardToVerify) -> str | None:

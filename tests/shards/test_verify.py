@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 
 import pytest
 
@@ -223,6 +224,27 @@ def test_an_unsorted_tar_is_called_so_and_can_be_sorted(tmp_path):
     subprocess.run(mend, shell=True, check=True, cwd=tmp_path)
     assert describe_tars(tmp_path / "sorted", workers=1).split("train").samples == 3
     assert verify(tmp_path / "sorted", workers=1).intact
+
+
+def test_tars_of_which_an_earlier_version_saw_the_first_part_can_be_described_again(tmp_path):
+    parts = {"jpg": encoded(noise()), "cls": b"0"}
+    write_tar(tmp_path / "train-0.tar", [("a", parts)])
+    first = (tmp_path / "train-0.tar").read_bytes()
+    write_tar(tmp_path / "train-0.tar", [("b", parts)])
+    (tmp_path / "train-0.tar").write_bytes(first + (tmp_path / "train-0.tar").read_bytes())
+    dataset = describe_tars(tmp_path, workers=1)
+    train = dataset.split("train")
+    shard = replace(train.shards[0], samples=1)
+    replace(dataset, splits={"train": replace(train, shards=(shard,))}).save()
+    index = tmp_path / "train-0.idx"
+    write_index(index, read_index(index)[:1])
+    (problem,) = verify(tmp_path, workers=1).damaged
+    assert (
+        "it holds 2 samples not quarantined, and dataset.json says 1: delete dataset.json, stats.npz" in problem.reason
+    )
+    for name in ("dataset.json", "train-0.idx"):
+        (tmp_path / name).unlink()
+    assert describe_tars(tmp_path, workers=1).split("train").samples == 2 and verify(tmp_path, workers=1).intact
 
 
 def test_an_index_of_nonsense_is_named(copy):
