@@ -13,7 +13,10 @@ from shards.sources.told import WNID, WNID_IN_PATH, merged, told_names
 
 PATHS = ("filename", "file")  # fields of a .json that hold an image's path
 NUMBERS = ("label", "cls", "class")  # fields of a .json that hold a class number, or a class's name
-NAMES = (*NUMBERS, "class_name", "classname", "label_name", "category")  # fields that may hold a class's name
+# Fields of a .json that may hold a class's name. "class" and "category" may be a wider one than `.cls` is, so that only
+# a WNID counts there; in fields beside these it may be a parent's
+NAMES = ("label", "label_name", "class_name", "classname")
+WNID_FIELDS = ("wnid", "synset", "synset_id", "class", "cls", *NAMES)
 MAX_NAME = 1024  # bytes of a class's name
 REMEDY = "correct one, or say with --label-key cls that .cls counts"
 
@@ -121,11 +124,8 @@ def _wnids(sample: tars.TarSample, description: dict[str, Any], wnid: Any) -> li
     """The WNIDs of a sample, its description's first."""
     if isinstance(wnid, str) and not WNID.fullmatch(wnid):
         return []  # a set of other classes, whose images may still be called by their first
-    wnids = []
-    for value in description.values():
-        # WNIDs have nine characters
-        if isinstance(value, str) and len(value) == 9 and WNID.fullmatch(value):
-            wnids.append(value)
+    values = map(description.get, WNID_FIELDS)
+    wnids = [value for value in values if isinstance(value, str) and WNID.fullmatch(value)]
     wnids += WNID_IN_PATH.findall(sample.key)
     for name in PATHS:
         if isinstance(path := description.get(name), str):

@@ -94,6 +94,12 @@ def test_a_class_of_several_names_is_called_by_its_number_and_named(tmp_path, ca
     assert verify(tmp_path / "in").intact
 
 
+def test_what_is_wider_than_a_class_does_not_contradict_it(tmp_path):
+    about = {"category": "Birds", "class": "Aves", "parent": "n01503061"}
+    put(tmp_path, *((f"x{number}", number % 2, {"wnid": (A, B)[number % 2], **about}) for number in range(4)))
+    assert describe_tars(tmp_path).classes == (A, B)
+
+
 def test_file_names_that_contradict_their_folder_are_named(tmp_path, capfd):
     for name in (f"{A}/{A}_1.JPEG", f"{A}/{B}_2.JPEG", f"{B}/{B}_1.JPEG"):
         write(tmp_path / "in" / "train" / name, JPEG)
