@@ -365,6 +365,7 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
     from shards.processes import cores
 
     dataset = Dataset.load(data)
+    dataset.tars("train")
     from pipeline.compute_stats import compute_stats
 
     computed = compute_stats(dataset, threads or cores())
@@ -396,6 +397,7 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
 def preview(data: Any, out: Path, images: int, seed: int) -> None:
     """Draw what the model is fed, and the ten test crops."""
     dataset, stats = ready(data)
+    dataset.tars("train")
     from pipeline.preview import sheet, write
 
     write(sheet(dataset, stats, images, seed), out)
@@ -414,7 +416,9 @@ def verify(data: Path, decode: bool, quarantine: bool, as_json: bool, workers: i
     Exits with 1 if anything is bad.
     """
     from shards import verify as verification
+    from shards.dataset import Dataset
 
+    Dataset.load(data)
     report = verification.verify(data, decode=decode, quarantine=quarantine, workers=workers)
     show_json_or(as_json, report.described(), verification.show(report, data, quarantine))
     raise SystemExit(0 if report.intact else 1)
@@ -504,7 +508,7 @@ def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
 
     check_towers(1 if gpus is None else gpus, None)
     check_batch_size(options["batch_size"], gpus or 1)
-    Dataset.load(data).split(options["split"])
+    Dataset.load(data).tars(options["split"])
     options["checkpoint"] = find_checkpoint(options["checkpoint"])
     from trainer.evaluate import EvalOptions, run_evaluation
 

@@ -102,4 +102,4 @@ class Stats:
             raise InputError(f"{path} is missing: compute it with `python cli.py index {root}`") from None
         except Exception as error:  # numpy raises whatever the damage leads to
             remedy = f"delete it and run `python cli.py index {root}`"
-            raise InputError(f"{path} cannot be read ({error}): {remedy}") from None
+            raise InputError(f"{path} cannot be read ({type(error).__name__}): {remedy}") from None

@@ -111,6 +111,8 @@ def check_start(config: TrainConfig) -> Dataset:
         )
     check_towers(1 if config.gpus is None else config.gpus, config.parallel)
     check_batch_size(config.batch_size, config.gpus or 1)
+    for split in ("train", *dataset.splits.keys() & {"val"}):
+        dataset.tars(split)
     record = check_run_folder(config, dataset, resumes(config))
     dataset = as_begun(dataset, record)
     check_enough(dataset, "train", config.batch_size)

@@ -49,6 +49,7 @@ from trainer import checkpoint
         (["eval", "--data", "DATA", "--checkpoint", "NOWHERE"], "does not exist"),
         (["eval", "--data", "DATA", "--checkpoint", "DATA"], "holds no checkpoint-*.safetensors"),
         (["eval", "--data", "DATA", "--checkpoint", "RUN", "--split", "test"], "has no test split, only train, val"),
+        (["verify", "NOWHERE"], "does not exist: give the folder of a data set"),
         (["index", "NOWHERE"], "does not exist: give the folder of a data set"),
         (["demo", "--out", "RUN"], "is not empty"),
         (["demo", "--out", "/proc/x"], "--out /proc/x cannot be written"),
@@ -77,6 +78,31 @@ def test_bad_input_is_one_line(data, images, unbroken, tmp_path, words, complain
         and len(done.stderr) < 1000
         and not [*tmp_path.glob("new*/*")]
     )
+
+
+LOST_SHARD = """
+import sys
+from click.testing import CliRunner
+from cli import main
+data, new = sys.argv[1:]
+for words in (
+    ("stats", data),
+    ("preview", data, "--out", new + ".png"),
+    ("train", "--data", data, "--out", new, "--batch-size", "8"),
+    ("eval", "--data", data, "--checkpoint", data, "--split", "train"),
+):
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1 and "train-000001.tar is missing, and dataset.json lists it" in done.output, done.output
+    assert not {"torch", "nvidia.dali"} & {*sys.modules}, words
+"""
+
+
+def test_a_lost_shard_is_reported_before_torch_and_dali_are_imported(data, tmp_path):
+    shutil.copytree(data, tmp_path / "copy")
+    (tmp_path / "copy" / "train-000001.tar").unlink()
+    command = [sys.executable, "-c", LOST_SHARD, tmp_path / "copy", tmp_path / "new"]
+    subprocess.run(command, check=True, cwd=PROJECT, timeout=60)
+    assert not (tmp_path / "new").exists()
 
 
 def full_disk(megabytes):
