@@ -6,7 +6,9 @@ that small ones do not vanish, and a step whose gradients overflow is skipped.
 """
 
 import os
+import shlex
 import shutil
+import tempfile
 from typing import Any
 
 import torch
@@ -63,11 +65,16 @@ def _synchronized_scaler() -> type[torch.amp.GradScaler]:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises InputError where the compiler that torch.compile needs is missing."""
+    """Raises InputError where the compiler that torch.compile needs is missing, or cannot be called."""
     if device.type == "cpu":
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise InputError(f"--compile needs a C++ compiler, and {compiler} is not installed: install it, or set CXX")
+        cache = "TORCHINDUCTOR_CACHE_DIR"
+        for name, folder in (("TMPDIR", tempfile.gettempdir()), (cache, os.environ.get(cache, "/"))):
+            if shlex.quote(folder) != folder:
+                remedy = f"set {name} to another, or leave --compile out"
+                raise InputError(f"--compile: torch does not quote names of folders, and {folder!r} needs it: {remedy}")
     elif not has_triton():
         raise InputError("--compile needs Triton on a GPU, and it is not installed: pip install triton")
 

@@ -1,5 +1,7 @@
 """A step in fewer bits, and a compiled one, do nearly what the plain step does."""
 
+import tempfile
+
 import pytest
 import torch
 
@@ -126,6 +128,14 @@ def test_a_model_is_traced_without_breaks_except_for_dropouts_random_numbers():
 def test_tf32_on_a_cpu_is_refused():
     with pytest.raises(InputError, match="--precision tf32 needs a CUDA device"):
         Precision("tf32", CPU)
+
+
+@pytest.mark.parametrize("name", ["my tmp", "my'tmp", "Größe"])
+def test_compiling_in_a_folder_that_needs_quotes_is_refused(monkeypatch, tmp_path, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    with pytest.raises(InputError, match=r"--compile: .* set TMPDIR to another, or leave --compile out"):
+        compile_model(AlexNet(2, width=0.05), CPU)
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
