@@ -349,7 +349,8 @@ def index(data: Path, workers: int | None, label_key: str | None, strict: bool) 
     for name, split in dataset.splits.items():
         for sample in split.quarantined:
             click.echo(f"  not in the index of {name}: {sample.shard}: {sample.key}: {sample.reason}")
-    click.echo(f"{data} has dataset.json, an index for each shard, and stats.npz")
+    stats = " and stats.npz" if "train" in dataset.splits else ""
+    click.echo(f"{data} has dataset.json, an index for each shard{stats}")
 
 
 @main.command()

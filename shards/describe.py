@@ -64,7 +64,7 @@ def describe_tars(
         remedy = f"`python cli.py shard --label-key {label_key}` writes tars that have it"
         raise InputError(f"--label-key {label_key}: training reads .cls, and tars stay as they are here: {remedy}")
     with locked(root):
-        grouped = tars_by_split(root)
+        grouped = tars_by_split(root, to_train=False)
         paths = [tar for group in grouped.values() for tar in group]
         left_out = beside_tars(root, paths)
         give_notice(notices(left_out), strict)
@@ -94,7 +94,8 @@ def describe_tars(
         bad = [f"{sample.shard}: {sample.key}: {sample.reason}" for tar in described for sample in tar.quarantined]
         if strict and bad:
             raise InputError(f"--strict: {bad[0]}; {counted(bad, 'such sample')}")
-        give_notice(without_train_images(dataset.splits, classes), strict=False)
+        lacking = [f"{root} has no train split: it can be evaluated on, and not trained on"]
+        give_notice(without_train_images(dataset.splits, classes) if "train" in grouped else lacking, strict=False)
         dataset.save()
         return dataset
 

@@ -99,8 +99,9 @@ def _unusable(tar: Path, file: int, sample: tars.TarSample, fault: str | None) -
     return f"{tar}: sample {sample.key} has {fault}: {remedy}"
 
 
-def tars_by_split(root: Path) -> dict[str, list[Path]]:
-    """A folder's tars in order, by the split in their names. Raises InputError when a name has none."""
+def tars_by_split(root: Path, to_train: bool = True) -> dict[str, list[Path]]:
+    """A folder's tars in order, by the split in their names. Raises InputError when a name has none, or when they are
+    `to_train` on and none is of the train split."""
     grouped: dict[str, list[Path]] = {}
     for tar in visible(root, "*.tar"):
         split = split_of(tar)
@@ -108,7 +109,7 @@ def tars_by_split(root: Path) -> dict[str, list[Path]]:
             known = "train, val or test"
             raise InputError(f"{tar} has no split in its name: rename it so that {known} is a word of its name")
         grouped.setdefault(split, []).append(tar)
-    if "train" not in grouped:
+    if "train" not in grouped and (to_train or not grouped):
         hint = compressed_tars(root)
         raise InputError(
             f"{root} holds no tars of a train split, like train-000000.tar" + (f": {hint}" if hint else "")

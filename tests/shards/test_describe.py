@@ -1,6 +1,7 @@
 """WebDataset tars are described as they are, and samples that cannot be used are quarantined with the reason."""
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -149,3 +150,15 @@ def test_the_command_indexes_public_tars(tiny_samples, tmp_path, run_cli):
     assert Stats.load(tmp_path).samples == TRAIN
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert tars_before.items() <= files.items() and len(files) == 2 * len(tars_before) + 2
+
+
+def test_tars_of_a_val_split_alone_can_be_evaluated_on(data, tmp_path, capsys):
+    for tar in data.glob("val-*.tar"):
+        shutil.copy(tar, tmp_path)
+    dataset = describe_tars(tmp_path, workers=1)
+    complete(dataset)
+    assert [*dataset.splits] == ["val"] and dataset.classes == Dataset.load(data).classes
+    assert "has no train split: it can be evaluated on" in capsys.readouterr().err
+    assert not (tmp_path / "stats.npz").exists() and all(
+        tar.with_suffix(".idx").exists() for tar in tmp_path.glob("*.tar")
+    )
