@@ -47,6 +47,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "classes": len(dataset.classes),
         **{name: getattr(dataset, name) for name in ("source", "seed", "size", "quality", "max_pixels")},
         "fingerprint": dataset.fingerprint,
+        "left_out": [vars(skipped) for skipped in dataset.left_out],
         "splits": splits,
         "class_list": [
             {
@@ -96,6 +97,7 @@ def table(about: dict[str, Any], all_classes: bool = False) -> str:
     for fact, values in [("", list(about["splits"])), *rows]:
         cells = "  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
         lines.append(f"{fact:<31} {cells}".rstrip())
+    lines += [_printable(f"not taken: {one['file']}: {one['reason']}") for one in about["left_out"]]
     return "\n".join([*lines, "", *_class_lines(about, all_classes)])
 
 

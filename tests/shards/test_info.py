@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from cli import main
 from shards.dataset import Dataset
 from shards.info import describe, table
+from shards.records import Skipped
 
 
 def test_info_is_a_table(data, run_cli):
@@ -56,3 +57,10 @@ def test_a_class_name_cannot_change_the_terminal(data):
 def test_the_remedy_that_info_names_works(data):
     done = CliRunner().invoke(main, ["info", str(data), "--classes"])
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 1 + 13 + 1 + 1 + 4
+
+
+def test_info_names_what_was_found_and_not_taken(data):
+    dataset = replace(Dataset.load(data), left_out=(Skipped("validation/", "a folder with images"),))
+    about = describe(dataset)
+    assert about["left_out"] == [{"file": "validation/", "reason": "a folder with images"}]
+    assert "not taken: validation/: a folder with images" in table(about).splitlines()
