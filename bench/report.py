@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.schema import Axis, LimitRow, Report, StageRow
 from bench.text_table import busy_lines
+from shards.wording import counted
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c1c1e; --quiet: #5c5c66; --track: #e6e6ec; --bar: #2a6fdb;
@@ -69,7 +70,7 @@ def page(report: Report) -> str:
     processor = machine.get("gpu", machine["cpu"])
     sections = [
         f"<h1>What bounds training: {escape(report['bottleneck'])}</h1>",
-        f'<p class="quiet">{escape(processor)}, {machine["cores"]} cores, {machine["memory_gib"]} GiB; '
+        f'<p class="quiet">{escape(processor)}, {counted(machine["cores"], "core")}, {machine["memory_gib"]} GiB; '
         f"{escape(report['data']['name'])}, batch {report['batch_size']}, width {report['width']:g}</p>",
         *(f'<p class="busy">{escape(line)}</p>' for line in busy_lines(report)),
         *(f"<p>{escape(line)}</p>" for line in report["verdict"].splitlines()),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.schema import Report
+from shards.wording import counted
 
 
 def table(report: Report) -> str:
@@ -12,7 +13,7 @@ def table(report: Report) -> str:
     processor = machine.get("gpu", machine["cpu"])
     lines = [
         *busy_lines(report),
-        f"{processor}, {machine['cores']} cores, {machine['memory_gib']} GiB; {report['data']['name']}",
+        f"{processor}, {counted(machine['cores'], 'core')}, {machine['memory_gib']} GiB; {report['data']['name']}",
         f"{'img/s':<18}{'median':>10}{'p10':>10}{'p90':>10}{'of limit':>10}  {'limit':<16}{'CPUs':>6}{'GiB':>6}",
     ]
     for stage in report["stages"]:

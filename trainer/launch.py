@@ -37,6 +37,7 @@ from shards.console import drop_what_is_unread
 from shards.errors import InputError
 from shards.processes import shared_memory
 from shards.wording import counted
+from trainer.config import check_towers
 from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, unsharded_layout
 from trainer.preemption import Preempted, heeded_signals
 from trainer.rank import RankContext, reuse_memory
@@ -82,9 +83,7 @@ def launch(
             "leave --gpus out"
         )
     gpus = (process.world_size if process else 1) if gpus is None else gpus
-    if gpus < 1 or (parallel in ("towers", None) and gpus > 1 and gpus % 2):
-        remedy = "it takes 1 (both on one device) or an even number" + (", or --parallel data" if parallel else "")
-        raise InputError(f"--gpus {gpus}: AlexNet has two towers, so {remedy}")
+    check_towers(gpus, parallel)
     by_torchrun = process is not None and process.by == "torchrun"
     if batch_size is not None and not by_torchrun:  # whose summary has what a rank raises, in the loader
         check_batch_size(batch_size, gpus)
