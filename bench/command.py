@@ -15,7 +15,7 @@ import torch
 from bench import limits, scaling
 from bench.config import BenchConfig
 from bench.harness.datasets import read_jpegs, write_images
-from bench.harness.load import OtherPrograms, Others
+from bench.harness.load import OtherPrograms, busy_line
 from bench.harness.machine import cpu_context
 from bench.loaders.base import write_image_set
 from bench.loaders.compare import ROUNDS, Work, compare_loaders, comparison_table
@@ -46,7 +46,11 @@ def run(config: BenchConfig) -> None:
         data = config.data or render(folder)
         if config.tune:
             trial = replace(config, seconds=config.seconds / 3)
-            launch(tune_rank, config.gpus, config.device, trial, data, parallel=config.parallel)
+            with OtherPrograms(cpu_context()) as programs:
+                launch(tune_rank, config.gpus, config.device, trial, data, parallel=config.parallel)
+            # Under torchrun the other ranks are no children of this process, and would count as others
+            if programs.others.spoil and "TORCHELASTIC_RUN_ID" not in os.environ:
+                print(busy_line("The settings were", programs.others))
             return
         report = measure(config, data, folder)
         if report is None:
@@ -59,13 +63,15 @@ def run(config: BenchConfig) -> None:
                 work = Work(images, config.batch_size, cores(), device, config.seconds)
                 report["peers"] = compare_loaders(work, ROUNDS)
             report["load"]["peers"] = programs.others.cpus
-            print(busy_line("The loaders were", programs.others), end="")
+            if programs.others.spoil:
+                print(busy_line("The loaders were", programs.others))
             print(comparison_table(report["peers"]), flush=True)
         if config.with_scaling:
             with OtherPrograms(cpu_context()) as programs:
                 report["scaling"] = scaling.measure(config, data, folder)
             report["load"]["scaling"] = programs.others.cpus
-            print(busy_line("Scaling was", programs.others), end="")
+            if programs.others.spoil:
+                print(busy_line("Scaling was", programs.others))
             print(scaling.table(report["scaling"]))
     if config.json_path:
         with atomic_write(config.json_path) as file:
@@ -73,13 +79,6 @@ def run(config: BenchConfig) -> None:
     if config.report_path:
         with atomic_write(config.report_path) as file:
             file.write(page(report).encode())
-
-
-def busy_line(what: str, others: Others) -> str:
-    """A line that says what other programs took meanwhile, empty if that was little."""
-    if not others.spoil:
-        return ""
-    return f"{what} measured beside other programs, which used {others.cpus:.1f} of {others.cores} cores: doubtful.\n"
 
 
 def check(config: BenchConfig) -> None:

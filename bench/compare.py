@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bench.schema import SCHEMA, Report, StageRow
+from bench.text_table import mark
 from shards.errors import InputError, reason
 
 SETTINGS = ("batch_size", "width", "cold", "decoding", "parallel", "precision", "compile", "cuda_graphs")
@@ -19,6 +20,7 @@ class Comparison(TypedDict):
     b: float
     ratio: float
     differs: bool
+    doubtful: bool
 
 
 def compare(first: Path, second: Path) -> str:
@@ -33,9 +35,12 @@ def compare(first: Path, second: Path) -> str:
     if not [line for line in differing if not line.startswith("commit: ")]:
         lines.append("The same machine, data and settings.")
     lines.append(f"{'img/s':<18}{'A':>10}{'B':>10}{'B / A':>8}  beyond the spread")
-    for row in compare_stages(one["stages"], two["stages"]):
+    compared = compare_stages(one["stages"], two["stages"])
+    for row in compared:
         rates = f"{row['a']:>10,.0f}{row['b']:>10,.0f}{row['ratio']:>8.2f}"
-        lines.append(f"{row['name']:<18}{rates}  {'yes' if row['differs'] else 'no'}")
+        lines.append(f"{row['name']:<18}{rates}  {'yes' if row['differs'] else 'no'}{mark(row)}")
+    if any(row["doubtful"] for row in compared):
+        lines.append("?: measured on a busy machine, and not to be trusted")
     lines.append(f"Bound by: {one['bottleneck']} in A, {two['bottleneck']} in B")
     return "\n".join(lines)
 
@@ -55,7 +60,10 @@ def compare_stages(first: Sequence[StageRow], second: Sequence[StageRow]) -> lis
         if b := others.get(a["name"]):
             one, two = a["img_per_s"], b["img_per_s"]
             differs = a["p90"] < b["p10"] or b["p90"] < a["p10"]
-            rows.append({"name": a["name"], "a": one, "b": two, "ratio": two / one, "differs": differs})
+            doubtful = bool(a.get("doubtful") or b.get("doubtful"))  # older records do not say
+            rows.append(
+                {"name": a["name"], "a": one, "b": two, "ratio": two / one, "differs": differs, "doubtful": doubtful}
+            )
     return rows
 
 

@@ -24,7 +24,7 @@ def table(report: Report) -> str:
     return "\n".join([*lines, f"Bound by: {report['bottleneck']}", report["verdict"]])
 
 
-def mark(row: Mapping[str, Any]) -> str:
+def mark(row: Mapping[str, object]) -> str:
     """The mark of a row that is not to be trusted."""
     return "  ?" * bool(row.get("doubtful"))
 

@@ -85,3 +85,8 @@ def used_here() -> float:
 def load_average() -> float:
     """Of the last minute."""
     return round(os.getloadavg()[0], 2)
+
+
+def busy_line(what: str, others: Others) -> str:
+    """Says that `what` was measured while `others` spoiled it."""
+    return f"{what} measured beside other programs, which used {others.cpus:.1f} of {others.cores} cores: doubtful"

@@ -46,3 +46,13 @@ def test_two_commits_of_the_same_machine_and_settings_are_named_as_that(tmp_path
         path.write_text(json.dumps({**report, "data": {"name": "set"}, "machine": {"cores": 2, "commit": commit}}))
     text = compare(*paths)
     assert "commit: abc1234 in A, def5678 in B\nThe same machine, data and settings." in text
+
+
+def test_a_rate_of_a_busy_machine_is_marked(tmp_path):
+    one, two = (report_file(tmp_path / f"{name}.json", model=50, train=40) for name in ("one", "two"))
+    assert "?" not in compare(one, two)
+    report = json.loads(two.read_text())
+    report["stages"][1]["doubtful"] = True
+    two.write_text(json.dumps(report))
+    text = compare(one, two)
+    assert re.search(r"train .* no  \?\n\?: measured on a busy machine", text) and not re.search(r"model .*\?", text)

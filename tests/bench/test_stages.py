@@ -51,7 +51,7 @@ def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_
     options = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu", "--gpus", 2, "--cold"]
     done = run_cli("throughput-bench", "--data", data, "--json", out, *options)
     text, lines = done.stdout, done.stderr.splitlines()
-    assert lines[-1].startswith("model on one device: ") and lines[-1].endswith(" img/s")
+    assert lines[-1].startswith("model on one device: ") and " left" not in lines[-1]
     report = json.loads(out.read_text())
     assert report["schema"] == 3 and report["machine"]["cores"] == len(os.sched_getaffinity(0))
     stages = {stage["name"]: stage for stage in report["stages"]}
@@ -78,7 +78,7 @@ def test_without_data_it_renders_its_own(run_cli):
     done = run_cli("throughput-bench", *options)
     assert "512 rendered images" in done.stdout
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("model without LRN: ") and last.endswith(" img/s")  # all that was planned: no time left
+    assert last.startswith("model without LRN: ") and " left" not in last  # all that was planned
 
 
 def test_the_report_names_its_stages_limits_and_ratios_as_the_recorded_runs_do(short_report):
