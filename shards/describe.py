@@ -16,7 +16,7 @@ from shards.index import entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard, Sizes, Split
 from shards.sources.labels import class_words
-from shards.sources.left_out import compressed_tars, give_notice, notices
+from shards.sources.left_out import compressed_tars, give_notice, links_in, notices
 from shards.sources.sample_labels import Tally, class_names
 from shards.sources.told import refuse_gaps, without_train_images
 from shards.sources.webdataset import beside_tars, check_labels, tars_by_split
@@ -71,6 +71,7 @@ def describe_tars(
         described = run_jobs(describe_tar, [(tar,) for tar in paths], workers or cores(), "describe tars", None)
         by_path = dict(zip(paths, described, strict=True))
         doubts = [] if label_key is not None else check_labels(paths, [tar.tally for tar in described])
+        doubts += [line for tar in described for line in links_in(tar.shard.name, tar.tally.links)]
         give_notice(doubts, strict)
         classes = _classes([tar.tally for tar in described])
         known = class_words(root)
@@ -141,7 +142,7 @@ def describe_tar(tar: Path) -> DescribedTar:
     tally = Tally()
     repeated = _repeated(tar)
     with tars.opened(tar) as file:
-        for sample in tars.samples(tar):
+        for sample in tars.samples(tar, tally.links):
             check = check_sample(file, str(tar), sample, decode=False)
             count += 1
             key = plain(sample.key)

@@ -29,6 +29,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip -dc", b"BZh": "bzip2 -dc", b"\xfd7zXZ": "xz -dc
 SHOWN = 6  # extensions in a message
 SCANNED = 64 * 1024  # bytes that are looked at together for the end of empty blocks
 RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")  # how a line of a pax header begins
+NOT_PLAIN = b"12S"  # hard and symbolic links, sparse files
 WITHOUT_DATA = b"123456"  # links, devices, folders, pipes: whatever size they declare, no data follows
 
 
@@ -83,11 +84,14 @@ def padded(length: int) -> int:
     return -(-length // BLOCK) * BLOCK
 
 
-def members(file: int | bytes, where: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
+def members(
+    file: int | bytes, where: str, start: int = 0, end: int | None = None, passed_over: list[str] | None = None
+) -> Iterator[Member]:
     """The files of the tar that lies in bytes `start` to `end` of an open file.
 
-    Args: file: a file descriptor, or the tar's bytes themselves; where: the tar's name, for messages. Raises:
-    InputError, naming the member, when a header is damaged or declares more than there is, or the tar has no end.
+    Args: file: a file descriptor, or the tar's bytes themselves; where: the tar's name, for messages; passed_over: gets
+    the names of links and sparse files. Raises: InputError, naming the member, when a header is damaged or declares
+    more than there is, or the tar has no end.
     """
 
     def read(size: int, at: int) -> bytes:
@@ -105,18 +109,13 @@ def members(file: int | bytes, where: str, start: int = 0, end: int | None = Non
             _check(header)
             size = _number(header[124:136]) if long_size is None else long_size
         except ValueError as error:
-            if ended:
-                raise InputError(_behind_end(where, position - start, end - position)) from None
-            if compression := _compression(header) if position == start else None:
-                raise InputError(f"{where} is compressed: decompress it (`{compression} OLD > NEW.tar`)") from None
-            if len(header) < BLOCK:
+            if len(header) < BLOCK and not ended and not (position == start and _compression(header)):
                 break
-            raise InputError(f"{where}: no tar header at byte {position - start} ({error}): {REMEDY}") from None
+            raise _no_header(where, header, position - start, end - position if ended else None, error) from None
         kind = header[156]
         name = _name(header) if long_name is None else long_name
         data, long_size, ended = position + BLOCK, None, False
-        if kind in WITHOUT_DATA:
-            size = 0
+        size = 0 if kind in WITHOUT_DATA else size
         if data + size > end:
             raise InputError(f"{where}: {name[:80]!r} declares {size} bytes and {end - data} are left: {REMEDY}")
         if kind in b"LxK":
@@ -129,18 +128,20 @@ def members(file: int | bytes, where: str, start: int = 0, end: int | None = Non
         else:
             if kind in FILES:
                 yield Member(name, data, size)
+            elif kind in NOT_PLAIN and passed_over is not None and not is_hidden(name):
+                passed_over.append(name)
             long_name = None
         position = data + padded(size)
     if not ended:
         raise InputError(f"{where}: the tar has no end ({end - start} bytes): {REMEDY}")
 
 
-def samples(tar: Path) -> Iterator[TarSample]:
-    """A WebDataset tar's samples; empty and hidden members do not count. Raises InputError as `members` does."""
+def samples(tar: Path, passed_over: list[str] | None = None) -> Iterator[TarSample]:
+    """A WebDataset tar's samples; empty and hidden members do not count. Args and raises as `members`."""
     key = ""
     parts: dict[str, Member] = {}
     with opened(tar) as file:
-        for member in members(file, str(tar)):
+        for member in members(file, str(tar), passed_over=passed_over):
             folder, _, name = member.name.rpartition("/")
             stem, _, extension = name.partition(".")
             if not (stem and extension and member.size) or is_hidden(member.name):
@@ -229,10 +230,17 @@ def _after_zeros(read: Callable[[int, int], bytes], position: int, start: int, e
     return end
 
 
-def _behind_end(where: str, at: int, count: int) -> str:
-    """The message for bytes that are neither a tar's nor the zeros behind its end."""
-    remedy = "bring an undamaged copy, or cut them off"
-    return f"{where}: {count} bytes lie behind the tar's end, from byte {at} on, and are not a tar's: {remedy}"
+def _no_header(where: str, block: bytes, at: int, behind: int | None, error: ValueError) -> InputError:
+    """What is wrong with a block that is no header. Args: behind: how many bytes lie from it on, behind the tar's end;
+    None within the tar."""
+    if behind is not None:
+        remedy = "bring an undamaged copy, or cut them off"
+        return InputError(
+            f"{where}: {behind} bytes lie behind the tar's end, from byte {at} on, and are not a tar's: {remedy}"
+        )
+    if compression := _compression(block) if at == 0 else None:
+        return InputError(f"{where} is compressed: decompress it (`{compression} OLD > NEW.tar`)")
+    return InputError(f"{where}: no tar header at byte {at} ({error}): {REMEDY}")
 
 
 def _compression(header: bytes) -> str | None:

@@ -10,7 +10,7 @@ from shards.hidden import is_hidden
 from shards.records import Skipped
 from shards.sources.base import Source, SourceImage
 from shards.sources.labels import class_words, val_labels
-from shards.sources.left_out import beside
+from shards.sources.left_out import beside, links_in
 from shards.sources.match import Labels
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -22,8 +22,8 @@ def find_archives(root: Path) -> Source:
     train, val = root / TRAIN_ARCHIVE, root / VAL_ARCHIVE
     class_tars, others = _class_tars(train)
     classes = tuple(wnid for wnid, _ in class_tars)
-    splits, containers = {"train": _train_images(train, class_tars)}, [train]
     notices: list[str] = []
+    splits, containers = {"train": _train_images(train, class_tars, notices)}, [train]
     labels = val_labels(root, None, classes) if val.exists() else None
     if labels:
         splits["val"] = _val_images(val, labels, notices)
@@ -50,18 +50,20 @@ def _class_tars(train: Path) -> tuple[list[tuple[str, tars.Member]], list[str]]:
     return class_tars, [member.name for member in members if not member.name.endswith(".tar")]
 
 
-def _train_images(train: Path, class_tars: list[tuple[str, tars.Member]]) -> Iterator[SourceImage]:
+def _train_images(train: Path, class_tars: list[tuple[str, tars.Member]], notices: list[str]) -> Iterator[SourceImage]:
     with tars.opened(train) as file:
         for label, (wnid, outer) in enumerate(class_tars):
-            where = f"{train}: {outer.name}"
-            for name, offset, size in tars.members(file, where, outer.offset, outer.offset + outer.size):
+            where, links = f"{train}: {outer.name}", list[str]()
+            for name, offset, size in tars.members(file, where, outer.offset, outer.offset + outer.size, links):
                 if not is_hidden(name):
                     yield SourceImage(TRAIN_ARCHIVE, offset, size, f"train/{wnid}/{name}", label)
+            notices += links_in(f"{TRAIN_ARCHIVE}: {outer.name}", links)
 
 
 def _val_images(val: Path, labels: Labels, notices: list[str]) -> Iterator[SourceImage]:
+    links: list[str] = []
     with tars.opened(val) as file:
-        for name, offset, size in tars.members(file, str(val)):
+        for name, offset, size in tars.members(file, str(val), passed_over=links):
             if not is_hidden(name):
                 yield SourceImage(VAL_ARCHIVE, offset, size, f"val/{name}", labels(name))
-    notices += labels.unclaimed()
+    notices += [*links_in(VAL_ARCHIVE, links), *labels.unclaimed()]

@@ -84,6 +84,15 @@ def compressed_tars(folder: Path) -> str | None:
     return f"{names[0]} is compressed: decompress it, with gunzip or the like, into a plain .tar" if names else None
 
 
+def links_in(tar: str, names: Sequence[str]) -> list[str]:
+    """A line for the links and sparse files of a tar, which have no image of their own; none when there are none."""
+    if not names:
+        return []
+    more = f", as are {len(names) - 1} more" if len(names) > 1 else ""
+    remedy = "write the tar again with `tar --dereference --hard-dereference`"
+    return [f"not taken: {tar}: {names[0]}: a link or a sparse file{more}: {remedy}"]
+
+
 def notices(left_out: Iterable[Skipped]) -> list[str]:
     """A line for each, of the first."""
     lines = [f"not taken: {skipped.file}: {skipped.reason}" for skipped in left_out]

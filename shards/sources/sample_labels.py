@@ -24,13 +24,14 @@ REMEDY = "correct one, or say with --label-key cls that .cls counts"
 @dataclass
 class Tally:
     """The labels of a tar's samples, with the first sample of each; the names that samples of each label tell, as of
-    `shards.sources.told`; how many samples contradict themselves, the key of the first and how it does."""
+    `shards.sources.told`; how many samples contradict themselves, the key of the first and how it does; links."""
 
     first: dict[int | str, str] = field(default_factory=dict)
     told: dict[int, dict[str, str]] = field(default_factory=dict)
     contradictory: int = 0
     contradiction: tuple[str, str] | None = None
     digest: str = ""  # of all keys and labels, when it is complete
+    links: list[str] = field(default_factory=list)  # the names of members that are passed over, for no file is in them
 
     def add(self, where: str, key: str, label: int | str, name: str | None, contradiction: str | None) -> None:
         """Counts a sample of the tar `where`."""

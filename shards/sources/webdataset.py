@@ -11,7 +11,7 @@ from shards.processes import run_jobs, tick
 from shards.records import Skipped
 from shards.sources.base import Source, SourceImage, split_of
 from shards.sources.labels import class_words
-from shards.sources.left_out import beside_files, compressed_tars, missing_pieces
+from shards.sources.left_out import beside_files, compressed_tars, links_in, missing_pieces
 from shards.sources.sample_labels import REMEDY, Tally, class_names, hint, read_label_of, tells
 from shards.sources.told import merged, refuse_contradictions, refuse_gaps, several_names
 
@@ -26,6 +26,7 @@ def find_webdataset(root: Path, workers: int, label_key: str | None = None) -> S
     jobs = [(tar, label_key) for group in grouped.values() for tar in group]
     tallies: list[Tally] = run_jobs(read_labels, jobs, workers, "read labels", None)
     notices = [] if label_key is not None else check_labels([tar for tar, _ in jobs], tallies)
+    notices += [line for (tar, _), tally in zip(jobs, tallies, strict=True) for line in links_in(tar.name, tally.links)]
     numbers, classes = _classes(tallies, len(grouped["train"]))
     splits = {split: _images(group, numbers, label_key) for split, group in grouped.items()}
     paths = tuple(tar for tar, _ in jobs)
@@ -127,7 +128,7 @@ def read_labels(tar: Path, label_key: str | None) -> Tally:
     """A tar's labels, and what its samples tell of them."""
     tally, digest = Tally(), hashlib.sha256()
     with tars.opened(tar) as file:
-        for sample in tars.samples(tar):
+        for sample in tars.samples(tar, tally.links):
             if label_key is not None or sample.part("cls"):
                 label, about = read_label_of(file, str(tar), sample, label_key), tars.description(file, sample)
                 tally.add(str(tar), sample.key, label, *tells(sample, about, label))

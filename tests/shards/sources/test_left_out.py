@@ -1,7 +1,10 @@
 """What a source's folder holds beside what is taken is named, and an error under --strict; hidden files are neither."""
 
 import gzip
+import io
+import re
 import shutil
+import tarfile
 
 import pytest
 
@@ -163,3 +166,37 @@ def test_hidden_files_are_passed_over(tiny_samples, tmp_path, capsys, layout):
     if layout == "webdataset":
         assert contents(describe_tars(tmp_path / "root", strict=True)) == expected(tiny_samples)
     assert capsys.readouterr().err == ""
+
+
+def tar_with_link(kind, extension="jpg"):
+    """A sample, and another whose files are links to it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in {f"a.{extension}": JPEG, "a.cls": b"0"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for name in (f"b.{extension}", "b.cls"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, name.replace("b", "a", 1)
+            tar.addfile(info)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, b"S"], ids=["hard", "symbolic", "sparse"])
+def test_links_in_tars_are_named_and_refused_under_strict(tmp_path, capsys, kind):
+    named = r"train-0\.tar: b\.jpg: a link or a sparse file, as are 1 more: write the tar again"
+    write(tmp_path / "tars" / "train-0.tar", tar_with_link(kind))
+    with pytest.raises(InputError, match=named):
+        write_dataset(tmp_path / "tars", tmp_path / "out", ConvertOptions(strict=True))
+    with pytest.raises(InputError, match=named):
+        describe_tars(tmp_path / "tars", strict=True)
+    assert describe_tars(tmp_path / "tars").split("train").samples == 1
+    assert re.search(named, capsys.readouterr().err)
+
+
+def test_links_in_official_archives_are_named_and_refused_under_strict(tmp_path):
+    inner = tar_with_link(tarfile.LNKTYPE, "JPEG")
+    write(tmp_path / "ILSVRC2012_img_train.tar", make_tar({"n01440764.tar": inner}))
+    with pytest.raises(InputError, match=r"train\.tar: n01440764\.tar: b\.JPEG: a link"):
+        write_dataset(tmp_path, tmp_path.with_name("out"), ConvertOptions(strict=True))
