@@ -96,7 +96,8 @@ def test_torchrun_starts_it_too(data, unbroken, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_devices_that_are_not_there(data, tmp_path, run_cli):
-    refused = run_cli("train", "--data", data, "--out", tmp_path / "a", "--device", "cuda", check=False)
+    words = ["train", "--data", data, "--out", tmp_path / "a", "--batch-size", 8]
+    refused = run_cli(*words, "--device", "cuda", check=False)
     assert refused.returncode != 0 and "torch finds no CUDA device" in refused.stderr
     words = ["train", "--data", data, "--out", tmp_path / "b", "--gpus", 2, "--steps", 1]
     output = run_cli(*words, "--width", 0.05, "--batch-size", 8).stderr
