@@ -247,6 +247,28 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 DATA = click.argument("data", metavar="FOLDER|URL")
 
 
+CHECKPOINT = click.option(
+    "--checkpoint", type=click.Path(path_type=Path), required=True, help="A run's folder, or a checkpoint's file."
+)
+WHICH = click.option(
+    "--which",
+    type=click.Choice(("newest", "best")),
+    default="newest",
+    show_default=True,
+    help="Which checkpoint of a folder: the newest, or the best by top-1 error on val.",
+)
+
+
+def crops_option(default: int) -> Callable[[Command], Command]:
+    return click.option(
+        "--crops",
+        type=click.Choice((1, 10)),
+        default=default,
+        show_default=True,
+        help="The center crop, or the paper's ten crops.",
+    )
+
+
 def ready(data: Any) -> tuple[Any, Any]:
     """A data set (a folder or a `shards.remote.Remote`) and its statistics, read before torch and DALI are imported,
     which takes seconds. Raises InputError when either is missing or damaged."""
@@ -483,19 +505,9 @@ def train(**options: Any) -> None:
 @main.command("eval")
 @training_options("data")
 @located
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="A run's folder, for its newest checkpoint, or a file.",
-)
-@click.option(
-    "--crops",
-    type=click.Choice((1, 10)),
-    default=1,
-    show_default=True,
-    help="The center crop, or the paper's ten crops.",
-)
+@CHECKPOINT
+@WHICH
+@crops_option(1)
 @click.option("--split", default="val", show_default=True, help="The split to evaluate on.")
 @training_options("batch_size")
 @JSON
@@ -510,10 +522,68 @@ def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
     check_towers(1 if gpus is None else gpus, None)
     check_batch_size(options["batch_size"], gpus or 1)
     Dataset.load(data).tars(options["split"])
-    options["checkpoint"] = find_checkpoint(options["checkpoint"])
+    options["checkpoint"] = find_checkpoint(options["checkpoint"], options.pop("which"))
     from trainer.evaluate import EvalOptions, run_evaluation
 
     run_evaluation(data, gpus, device, EvalOptions(**options))
+
+
+@main.command()
+@CHECKPOINT
+@WHICH
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@crops_option(10)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
+@JSON
+@training_options("device")
+def predict(
+    checkpoint: Path, which: str, images: tuple[str, ...], crops: int, top: int, as_json: bool, device: str
+) -> None:
+    """Name the classes that a model takes images for.
+
+    IMAGE is a file, a folder, a pattern, or - for an image on standard input. Exits with 1 if an image cannot be read;
+    the others are answered.
+    """
+    from trainer.run_folder import find_checkpoint
+
+    file = find_checkpoint(checkpoint, which)
+    import torch
+
+    from inference import predict as prediction
+    from inference.trained import Trained
+    from trainer.launch import choose_device
+
+    files = prediction.find_images(images)
+    trained = Trained.load(file, torch.device(choose_device(device, 1)))
+    all_read = prediction.run(prediction.Predictor(trained, crops, top), files, as_json)
+    raise SystemExit(0 if all_read else 1)
+
+
+@main.command()
+@CHECKPOINT
+@WHICH
+@click.option(
+    "--format",
+    type=click.Choice(("safetensors", "onnx", "torchscript", "torchvision")),
+    required=True,
+    help="What to write. The mean image and the names of the classes are inside.",
+)
+@click.option("--out", type=OutputFile(), required=True, help="The file to write.")
+def export(checkpoint: Path, which: str, format: str, out: Path) -> None:
+    """Write a model as a file that other programs read.
+
+    It takes N x 3 x 224 x 224 RGB images on the 0..255 scale to N x classes logits.
+    """
+    from trainer.run_folder import find_checkpoint
+
+    file = find_checkpoint(checkpoint, which)
+    import torch
+
+    from inference import export as exporting
+    from inference.trained import Trained
+
+    exporting.export(Trained.load(file, torch.device("cpu")), format, out)
+    click.echo(f"Written to {out}")
 
 
 @main.command("throughput-bench")

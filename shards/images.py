@@ -6,6 +6,8 @@ becomes such a JPEG; what it does not, or what has lost its end, is `Unreadable`
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,17 +61,31 @@ def prepare(data: bytes, size: int | None, quality: int, max_pixels: int | None 
 
     Raises: Unreadable.
     """
+    with _reading(data):
+        return _prepare(data, size, quality, max_pixels or MAX_PIXELS)
+
+
+def read_square(data: bytes, size: int) -> Image.Image:
+    """What `prepare` makes of an image with a size, before it is encoded. Raises Unreadable."""
+    with _reading(data):
+        return scaled_square(_decode(data, read_jpeg_header(data), size, MAX_PIXELS).image, size)
+
+
+@contextmanager
+def _reading(data: bytes) -> Iterator[None]:
+    """Whatever goes wrong as an image is read is raised as Unreadable: a hostile file can make a decoder raise
+    anything."""
     if not data:
         raise Unreadable("empty file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of unusual EXIF and palettes; both are handled here
-            return _prepare(data, size, quality, max_pixels or MAX_PIXELS)
+            yield
     except Unreadable:
         raise
     except MemoryError:
         raise Unreadable("decoding it takes too much memory") from None
-    except Exception as error:  # a hostile file can make a decoder raise anything
+    except Exception as error:
         raise Unreadable(_reason(error)) from None
 
 
@@ -135,22 +151,14 @@ class ImageHeader(NamedTuple):
 
 def read_header(data: bytes) -> ImageHeader:
     """From an image's header alone, but for one that may be transparent, which is decoded. Raises Unreadable."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = read_jpeg_header(data)
-            if header:
-                sides = _upright_sides((header.width, header.height), header.orientation)
-                return ImageHeader(*sides, dali_problem(header))
-            opened = open_image(data)
-            sides = _upright_sides(opened.size, opened.getexif().get(ORIENTATION, 1))
-            return ImageHeader(*sides, dali_problem(opened))
-    except Unreadable:
-        raise
-    except MemoryError:
-        raise Unreadable("decoding it takes too much memory") from None
-    except Exception as error:  # a hostile file can make a decoder raise anything
-        raise Unreadable(_reason(error)) from None
+    with _reading(data):
+        header = read_jpeg_header(data)
+        if header:
+            sides = _upright_sides((header.width, header.height), header.orientation)
+            return ImageHeader(*sides, dali_problem(header))
+        opened = open_image(data)
+        sides = _upright_sides(opened.size, opened.getexif().get(ORIENTATION, 1))
+        return ImageHeader(*sides, dali_problem(opened))
 
 
 def scaled_sides(width: int, height: int, size: int) -> tuple[int, int]:

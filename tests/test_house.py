@@ -14,9 +14,10 @@ MAY_IMPORT = {
     "shards": set(),
     "pipeline": {"shards"},
     "trainer": {"shards", "pipeline"},
+    "inference": {"shards", "pipeline", "trainer"},
     "bench": {"shards", "pipeline", "trainer"},
     "demo": {"shards", "pipeline", "trainer"},
-    "cli": {"shards", "pipeline", "trainer", "bench", "demo"},
+    "cli": {"shards", "pipeline", "trainer", "inference", "bench", "demo"},
 }
 MOST_LINES, MOST_ARGUMENTS = 50, 8
 HEAVY = {"torch", "nvidia"}

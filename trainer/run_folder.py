@@ -70,13 +70,20 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a `--checkpoint` means: the file itself, or the newest in the folder."""
+def find_checkpoint(path: Path, which: str = "newest") -> Path:
+    """The checkpoint that a `--checkpoint` means: the file itself, or the newest or best in the folder.
+
+    Args: which: "newest", or "best", by validation top-1 error. Raises InputError when there is none.
+    """
     if path.is_file():
         return path
     if not path.is_dir():
         raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
+    if which == "best" and (path / BEST).exists():
+        return path / BEST
     newest = next(iter(list_resumable(path)), None)
+    if newest is not None and which == "best":
+        raise InputError(f"--checkpoint {path} holds no {BEST}, for it was not evaluated: give --which newest")
     if newest is None:
         raise InputError(
             f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
@@ -91,6 +98,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     return {
         "dataset": dataset.fingerprint,
         "classes": list(dataset.classes),
+        "words": dataset.words,
         "data": dataset.where,  # a URL in its plain form
         "dataset_facts": {
             "samples": {name: split.samples for name, split in splits},
