@@ -586,6 +586,40 @@ def export(checkpoint: Path, which: str, format: str, out: Path) -> None:
     click.echo(f"Written to {out}")
 
 
+@main.command()
+@CHECKPOINT
+@WHICH
+@training_option("data")
+@located
+@click.option("--out", type=FOLDER, required=True, help="The folder to write conv1.png, guesses.png, neighbors.png to.")
+@click.option("--split", default="val", show_default=True, help="The split of the images to guess.")
+@training_options("seed", "device")
+@click.option(
+    "--search",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="How many training images to look for neighbors in.",
+)
+def figures(
+    checkpoint: Path, which: str, data: Any, out: Path, split: str, seed: int, device: str, search: int
+) -> None:
+    """Draw the paper's figures 3 and 4 of a model."""
+    from shards.dataset import Dataset
+    from trainer.run_folder import find_checkpoint
+
+    dataset, file = Dataset.load(data), find_checkpoint(checkpoint, which)
+    dataset.split(split)
+    import torch
+
+    from inference.figures import draw_all
+    from inference.trained import Trained
+    from trainer.launch import choose_device
+
+    trained = Trained.load(file, torch.device(choose_device(device, 1)))
+    click.echo("\n".join(draw_all(trained, dataset, split, out, seed, search)))
+
+
 @main.command("throughput-bench")
 @training_option("data", required=False, help="The folder that `shard` made, or its URL.  [default: a rendered set]")
 @located

@@ -66,10 +66,17 @@ class Samples:
 
     def jpeg(self, sample: SampleId) -> bytes:
         """A sample's image as it is stored."""
+        return self._part(sample, "offset", "size")
+
+    def label(self, sample: SampleId) -> int:
+        """A sample's class number."""
+        return int(self._part(sample, "cls_offset", "cls_size"))
+
+    def _part(self, sample: SampleId, offset: str, size: str) -> bytes:
         (where,) = self.positions(np.array([sample]))
         with self.dataset.open(self.shards[sample[0]]) as file:
-            file.seek(where["offset"])
-            return file.read(where["size"])
+            file.seek(where[offset])
+            return file.read(where[size])
 
 
 def check_enough(dataset: Dataset, split: str, batch_size: int) -> None:

@@ -98,18 +98,19 @@ def run_evaluation(data: Path | Remote, gpus: int | None, device: str, options: 
     options = replace(options, checkpoint=find_checkpoint(options.checkpoint))
     dataset = Dataset.load(data)
     dataset.split(options.split)
-    checkpoint.verify(options.checkpoint)
-    class_numbers = match_classes(dataset, checkpoint.parse(options.checkpoint), options.checkpoint)
+    classes = tuple(checkpoint.load(options.checkpoint)["config"]["classes"])
+    class_numbers = match_classes(dataset, classes, options.checkpoint)
     launch(evaluate_rank, gpus, device, data, options, class_numbers, batch_size=options.batch_size)
 
 
-def match_classes(dataset: Dataset, state: dict[str, Any], file: Path) -> torch.Tensor | None:
-    """A checkpoint's number of each of the data set's classes, by their names; None where all are the same.
+def match_classes(dataset: Dataset, trained: tuple[str, ...], file: Path) -> torch.Tensor | None:
+    """The number that a checkpoint, trained on these classes, has for each of the data set's, by their names; None
+    where all are the same.
 
     A data set whose classes have no names, only their numbers, has to have as many. Raises InputError naming the first
     class that the checkpoint does not know.
     """
-    trained, classes = tuple(state["config"]["classes"]), dataset.classes
+    classes = dataset.classes
     if trained == classes:
         return None
     numbers = {tuple(map(str, range(len(classes))))}

@@ -92,10 +92,10 @@ class OneHot(torch.nn.Module):
 def test_classes_in_another_order_are_matched_by_name(data, tmp_path, capsys):
     dataset, file = Dataset.load(data), tmp_path / "checkpoint"
     names = [dataset.classes[number] for number in (2, 0, 3, 1)]
-    numbers = match_classes(dataset, {"config": {"classes": names}}, file)
+    numbers = match_classes(dataset, tuple(names), file)
     assert numbers.tolist() == [1, 3, 0, 2] and "by name" in capsys.readouterr().err
-    assert match_classes(dataset, {"config": {"classes": [*names, "another"]}}, file).tolist() == [1, 3, 0, 2]
-    assert match_classes(dataset, {"config": {"classes": list(dataset.classes)}}, file) is None
+    assert match_classes(dataset, (*names, "another"), file).tolist() == [1, 3, 0, 2]
+    assert match_classes(dataset, dataset.classes, file) is None
     context = RankContext(torch.device("cpu"), 0, 1, unsharded_layout(), 1)
     labels = torch.tensor([0, 1, 2, 3, BAD_LABEL])
     images = torch.tensor([1, 3, 0, 0, 0]).view(5, 1, 1, 1, 1).expand(5, 1, 3, 2, 2)  # all but the fourth are right
