@@ -6,20 +6,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from inference.figures import kernels
+from inference.trained import Trained
 from pipeline.compute_stats import complete
 from pipeline.loader import Loader
 from pipeline.order import Augmentation
-from pipeline.preview import batch_grid, tiles
+from pipeline.preview import batch_grid
 from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.synthetic import render_folders
-from trainer import checkpoint, metrics
+from trainer import metrics
 from trainer.config import TrainConfig
-from trainer.run_folder import list_checkpoints
+from trainer.run_folder import find_checkpoint
 from trainer.train import train
 
 CLASSES = 10
@@ -74,7 +75,8 @@ def run(out: Path, short: bool, device: str, seed: int) -> dict[str, Any]:
         f"\nHeld-out error after {result['step']} steps on {result['samples']} images: "
         f"top-1 {result['top1_error']:.1%} (chance {chance:.0%}), top-5 {result['top5_error']:.1%} (chance 50%)\n"
         f"Training: {np.median(speeds):.0f} images per second (median), {time.perf_counter() - began:.0f} s for all\n"
-        f"Images, shards, run: {images}, {data}, {run_folder}\n" + "\n".join(drawn)
+        f"Images, shards, run: {images}, {data}, {run_folder}\n" + "\n".join(drawn) + "\n"
+        f"Ask it: python cli.py predict --checkpoint {run_folder} {images / 'val'}"
     )
     return result
 
@@ -87,16 +89,5 @@ def draw(data: Path, run_folder: Path, out: Path) -> list[str]:
     batch = next(loader.epoch(0))
     batch_file, kernel_file = out / "batch.png", out / "conv1.png"
     batch_grid(batch, dataset.classes).save(batch_file)
-    state = checkpoint.load(list_checkpoints(run_folder)[0])
-    kernels(state["parameters"]["conv1.weight"].numpy()).save(kernel_file)
+    kernels(Trained.load(find_checkpoint(run_folder), torch.device("cpu"))).save(kernel_file)
     return [f"A training batch as the model sees it: {batch_file}", f"The conv1 kernels it learned: {kernel_file}"]
-
-
-def kernels(weights: np.ndarray) -> Image.Image:
-    """The first layer's kernels (K x 3 x 11 x 11), each stretched to the full range of gray, as in figure 3: tower 0's
-    half above tower 1's."""
-    low, high = weights.min(axis=(1, 2, 3), keepdims=True), weights.max(axis=(1, 2, 3), keepdims=True)
-    images = ((weights - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
-    per_tower = len(weights) // 2
-    columns = max(divisor for divisor in range(1, 17) if per_tower % divisor == 0)
-    return tiles(images.transpose(0, 2, 3, 1), columns=columns, scale=4)

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "trainer": {"shards", "pipeline"},
     "inference": {"shards", "pipeline", "trainer"},
     "bench": {"shards", "pipeline", "trainer"},
-    "demo": {"shards", "pipeline", "trainer"},
+    "demo": {"shards", "pipeline", "trainer", "inference"},
     "cli": {"shards", "pipeline", "trainer", "inference", "bench", "demo"},
 }
 MOST_LINES, MOST_ARGUMENTS = 50, 8
