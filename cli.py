@@ -352,7 +352,7 @@ def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
 @click.option(
     "--label-key",
     metavar="KEY",
-    help="cls: the class numbers in .cls count, also where keys or .json contradict them.",
+    help="With cls the class numbers in .cls count, also where keys or .json contradict them.",
 )
 @click.option(
     "--strict", is_flag=True, help="Fail when a sample cannot be used, or anything beside the tars is not read."
@@ -505,16 +505,27 @@ def train(**options: Any) -> None:
 @main.command("eval")
 @training_options("data")
 @located
-@CHECKPOINT
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=click.Path(path_type=Path),
+    required=True,
+    multiple=True,
+    help="A run's folder, or a checkpoint's file. Given several times, their predictions are averaged.",
+)
 @WHICH
 @crops_option(1)
 @click.option("--split", default="val", show_default=True, help="The split to evaluate on.")
 @training_options("batch_size")
+@click.option("--per-class", is_flag=True, help="Also tell the hardest classes and the commonest confusions.")
 @JSON
 @training_options("gpus", "device")
 @decoding
 def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
-    """Measure a checkpoint's top-1 and top-5 error."""
+    """Measure a checkpoint's top-1 and top-5 error.
+
+    Several checkpoints answer together, as the paper's ensembles.
+    """
     from pipeline.order import check_batch_size
     from shards.dataset import Dataset
     from trainer.run_folder import find_checkpoint
@@ -522,7 +533,8 @@ def evaluate(data: Any, gpus: int | None, device: str, **options: Any) -> None:
     check_towers(1 if gpus is None else gpus, None)
     check_batch_size(options["batch_size"], gpus or 1)
     Dataset.load(data).tars(options["split"])
-    options["checkpoint"] = find_checkpoint(options["checkpoint"], options.pop("which"))
+    which = options.pop("which")
+    options["checkpoints"] = tuple(find_checkpoint(path, which) for path in options["checkpoints"])
     from trainer.evaluate import EvalOptions, run_evaluation
 
     run_evaluation(data, gpus, device, EvalOptions(**options))

@@ -355,9 +355,8 @@ class Trainer:
         return self.context.gather_batch(next(self.batches), self.preprocess)
 
     def _evaluate(self, loader: Loader) -> dict[str, Any] | None:
-        return evaluate(
-            self.model, loader, self.preprocess, self.context, self.precision, should_stop=self.preemption.should_stop
-        )
+        batches, should_stop = loader.epoch(0), self.preemption.should_stop
+        return evaluate(self.model, batches, self.preprocess, self.context, self.precision, should_stop=should_stop)
 
     @property
     def _epoch(self) -> int:

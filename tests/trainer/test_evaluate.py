@@ -5,7 +5,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +18,8 @@ from trainer import checkpoint
 from trainer import evaluate as evaluation
 from trainer.alexnet import model_from_config
 from trainer.config import TrainConfig
-from trainer.evaluate import EvalOptions, evaluate, evaluate_rank, match_classes, run_evaluation
+from trainer.confusions import Confusions
+from trainer.evaluate import EvalOptions, evaluate, evaluate_rank, match_classes, renumbered, run_evaluation
 from trainer.launch import launch
 from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import build_optimizer
@@ -44,7 +44,7 @@ def write_checkpoint(data: Path, run: Path, stats=None, classes=None, **options)
 
 
 def options(path: Path) -> EvalOptions:
-    return EvalOptions(path, split="val", crops=1, batch_size=8, decoding={}, as_json=True)
+    return EvalOptions((path,), split="val", crops=1, batch_size=8, decoding={}, as_json=True)
 
 
 def evaluated(data: Path, path: Path, capfd) -> tuple[dict, list[str]]:
@@ -99,10 +99,8 @@ def test_classes_in_another_order_are_matched_by_name(data, tmp_path, capsys):
     context = RankContext(torch.device("cpu"), 0, 1, unsharded_layout(), 1)
     labels = torch.tensor([0, 1, 2, 3, BAD_LABEL])
     images = torch.tensor([1, 3, 0, 0, 0]).view(5, 1, 1, 1, 1).expand(5, 1, 3, 2, 2)  # all but the fourth are right
-    loader = SimpleNamespace(epoch=lambda _: [Batch(images, labels, None, valid=5)])
-    result = evaluate(
-        OneHot(), loader, lambda crops, _: crops, context, Precision("fp32", context.device), class_numbers=numbers
-    )
+    batches = renumbered([Batch(images, labels, None, valid=5)], numbers)
+    result = evaluate(OneHot(), batches, lambda crops, _: crops, context, Precision("fp32", context.device))
     assert result["samples"] == 4 and result["top1_error"] == 0.25
 
 
@@ -166,3 +164,47 @@ def test_a_run_without_a_val_split_says_so_once(data, tmp_path, capsys):
     config = TrainConfig(copy, tmp_path / "run", width=0.05, batch_size=4, steps=1, final_crops=10, device="cpu")
     train(config)
     assert capsys.readouterr().err.count("has no val split: nothing is evaluated, and --final-crops 10 is ignored") == 1
+
+
+def test_several_checkpoints_answer_with_the_mean_of_their_probabilities(data, tmp_path, capfd):
+    path = write_checkpoint(data, tmp_path / "one")
+    alone, _ = evaluated(data, path, capfd)
+    run_evaluation(data, 1, "cpu", replace(options(path), checkpoints=(path, path), per_class=True))
+    together = json.loads(capfd.readouterr().out)
+    assert {name: together[name] for name in alone} == alone and together["checkpoints"] == [str(path)] * 2
+    assert sum(one["samples"] for one in together["classes"]) == alone["samples"]
+    wrong = sum(one["samples"] for one in together["confusions"])
+    assert wrong == pytest.approx(alone["top1_error"] * alone["samples"])
+
+    class Says(torch.nn.Module):
+        layout, classes = unsharded_layout(), 2
+
+        def __init__(self, answer):
+            super().__init__()
+            self.answer = torch.tensor([answer])
+
+        def probabilities(self, images):
+            return self.answer
+
+    mean = evaluation.Ensemble([Says([0.9, 0.1]), Says([0.2, 0.8])]).probabilities(torch.zeros(1))
+    torch.testing.assert_close(mean, torch.tensor([[0.55, 0.45]]))
+
+
+@pytest.mark.parametrize("change, word", [({"classes": "abcd"}, "classes"), ({"mean": "channel"}, "mean")])
+def test_checkpoints_that_cannot_answer_together_are_refused(data, tmp_path, change, word):
+    one, other = write_checkpoint(data, tmp_path / "one"), write_checkpoint(data, tmp_path / "other", **change)
+    with pytest.raises(InputError, match=rf"one.*other.* differ in their {word}: give"):
+        run_evaluation(data, 1, "cpu", replace(options(one), checkpoints=(one, other)))
+
+
+def test_the_hardest_classes_and_confusions_are_told_by_name():
+    counts = torch.tensor([[8, 2, 0], [5, 5, 0], [0, 0, 0]])
+    confusions = Confusions(counts, ["n0", "n1", "n2"], {"n1": "tabby, cat"})
+    assert confusions.table().splitlines() == [
+        "The hardest classes, top-1 error:",
+        "   50.0% of 10  n1 (tabby, cat)",
+        "   20.0% of 10  n0",
+        "The commonest confusions:",
+        "  5 x  n1 (tabby, cat) taken for n0",
+        "  2 x  n0 taken for n1 (tabby, cat)",
+    ]
