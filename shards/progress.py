@@ -98,7 +98,7 @@ class Progress:
     def say(self, text: str, ended: bool = False) -> None:
         """Prints a line with the time left, unless the work has `ended`; on a terminal it stands above the bar."""
         if self.bar:
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(text, highlight=False, markup=False)
         elif not self.quiet:
             print(f"{text}{'' if ended else self._left()}", file=sys.stderr, flush=True)
 

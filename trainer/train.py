@@ -55,6 +55,7 @@ from trainer.run_folder import (
 )
 from trainer.schedule import lr_at
 from trainer.started import started
+from trainer.summary import summary
 from trainer.train_step import TrainStep
 
 NAMED = 8  # images that a message lists; more go to a file
@@ -187,6 +188,8 @@ class Trainer:
                 reached = f"stopped after step {self.step} of {self.last_step} as asked"
                 self.progress.say(f"{reached}: --resume auto continues", ended=True)
             raise Preempted
+        if self.is_first:
+            self.progress.say(summary(self.config.out, self.dataset.where), ended=True)
 
     def train_one_step(self) -> None:
         """One update of the weights by a global batch."""
