@@ -95,8 +95,7 @@ def describe_tars(
         bad = [f"{sample.shard}: {sample.key}: {sample.reason}" for tar in described for sample in tar.quarantined]
         if strict and bad:
             raise InputError(f"--strict: {bad[0]}; {counted(bad, 'such sample')}")
-        lacking = [f"{root} has no train split: it can be evaluated on, and not trained on"]
-        give_notice(without_train_images(dataset.splits, classes) if "train" in grouped else lacking, strict=False)
+        give_notice(without_train_images(dataset.splits, classes), strict=False)
         dataset.save()
         return dataset
 

@@ -6,7 +6,7 @@ from shards.errors import InputError
 from shards.hidden import visible
 from shards.sources.archives import TRAIN_ARCHIVE, find_archives
 from shards.sources.base import KINDS, SPLIT_NAMES, Source, split_of
-from shards.sources.folders import find_folders
+from shards.sources.folders import find_folders, holds_val_alone
 from shards.sources.kaggle import find_kaggle, kaggle_images
 from shards.sources.left_out import compressed_tars
 from shards.sources.parquet import find_parquet, parquet_files
@@ -52,6 +52,8 @@ def detect(root: Path) -> str:
         kinds.append("parquet")
     if any(split_of(tar) for tar in visible(root, "*.tar") if not tar.name.startswith(OFFICIAL)):
         kinds.append("webdataset")
+    if not kinds and holds_val_alone(root):
+        kinds.append("folders")
     if len(kinds) == 1:
         return kinds[0]
     if kinds:

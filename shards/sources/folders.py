@@ -16,10 +16,12 @@ IN_CLASSES = "only class folders are read: put it into one"
 
 
 def find_folders(root: Path) -> Source:
-    """`train/CLASS/**` and, if there, `val/CLASS/**`, or a flat `val/*` with its labels in `val.txt`. Files of any name
-    count, in nested folders too; symbolic links are followed, and a folder is entered once."""
+    """`train/CLASS/**` and, if there, `val/CLASS/**`, or a flat `val/*` with its labels in `val.txt`; or `val/CLASS/**`
+    alone. Files of any name count, in nested folders too; symbolic links are followed, and a folder is entered once."""
     layout = f"expected {KINDS['folders']}"
     train, val = root / "train", root / "val"
+    if holds_val_alone(root):
+        return _val_alone(root)
     if not train.is_dir():
         raise InputError(f"{root} has no folder train: {layout}")
     classes = subfolders(train)
@@ -44,6 +46,22 @@ def find_folders(root: Path) -> Source:
     ]
     words = class_words(root)
     return Source("folders", root, classes, splits, words, (), notices, label_files, tuple(left_out))
+
+
+def holds_val_alone(root: Path) -> bool:
+    """Whether there are class folders to evaluate on, and none to train on."""
+    val = root / "val"
+    return not (root / "train").is_dir() and val.is_dir() and bool(subfolders(val))
+
+
+def _val_alone(root: Path) -> Source:
+    """Raises InputError when the images to train on may be there under another name."""
+    classes = subfolders(root / "val")
+    if others := list(beside(root, "", ("val",), "rename it, if it is what to train on")):
+        raise InputError(f"{root} has no folder train, and holds {others[0].file}: {others[0].reason}")
+    left_out = beside(root, "val", classes, IN_CLASSES)
+    images = {"val": class_images(root, "val", classes)}
+    return Source("folders", root, classes, images, class_words(root), left_out=tuple(left_out))
 
 
 def _val_labels(root: Path, classes: tuple[str, ...]) -> Labels | None:

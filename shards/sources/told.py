@@ -82,7 +82,10 @@ def with_names_compared(
 
 
 def without_train_images(splits: Mapping[str, Split], classes: Sequence[str]) -> list[str]:
-    """A notice of classes that nothing can be learned of, as where one split counts its classes from 1."""
+    """A notice of classes that nothing can be learned of, as where one split counts its classes from 1, or where there
+    is no train split at all."""
+    if "train" not in splits:
+        return ["there is no train split: the set can be evaluated on, and not trained on"]
     empty = [number for number, count in enumerate(splits["train"].class_counts) if not count]
     if not empty:
         return []

@@ -158,7 +158,7 @@ def test_tars_of_a_val_split_alone_can_be_evaluated_on(data, tmp_path, capsys):
     dataset = describe_tars(tmp_path, workers=1)
     complete(dataset)
     assert [*dataset.splits] == ["val"] and dataset.classes == Dataset.load(data).classes
-    assert "has no train split: it can be evaluated on" in capsys.readouterr().err
+    assert "there is no train split: the set can be evaluated on" in capsys.readouterr().err
     assert not (tmp_path / "stats.npz").exists() and all(
         tar.with_suffix(".idx").exists() for tar in tmp_path.glob("*.tar")
     )

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from shards.convert import write_dataset
+from shards.convert import ConvertOptions, write_dataset
 from tests.support import source_layouts as layouts
 from tests.support.image_kinds import JPEG, encoded, noise
 from tests.support.source_checks import contents, expected, listed, refused, tree
@@ -71,3 +71,13 @@ def test_names_with_spaces_and_of_any_alphabet_get_keys_of_their_own(tmp_path):
         assert wnid == path.parent.name and key.isascii() and " " not in key
     again = write_dataset(tmp_path / "set", tmp_path / "again")
     assert contents(again) == contents(dataset)
+
+
+def test_val_alone_can_be_converted_to_be_evaluated_on(tmp_path, capsys):
+    for number, name in enumerate(("a", "b")):
+        write(tmp_path / "images" / "val" / name / f"{number}.jpg", JPEG)
+    dataset = write_dataset(tmp_path / "images", tmp_path / "set", ConvertOptions(strict=True))
+    assert list(dataset.splits) == ["val"] and dataset.classes == ("a", "b") and dataset.split("val").samples == 2
+    assert "there is no train split: the set can be evaluated on, and not trained on" in capsys.readouterr().err
+    write(tmp_path / "images" / "training" / "a" / "1.jpg", JPEG)  # a train split under another name
+    refused(tmp_path / "images", r"has no folder train, and holds training/: a folder with images \(rename it")
