@@ -57,7 +57,7 @@ class Dataset:
     def load(cls, where: Path | Remote) -> "Dataset":
         """Raises InputError when there is no data set, or its description is damaged or of another format."""
         remote = where if isinstance(where, Remote) else None
-        root = where.copy_metadata(FILE, COMPANIONS) if isinstance(where, Remote) else where
+        root = where.copy_metadata(FILE, _companions) if isinstance(where, Remote) else where
         path = f"{where}/{FILE}"
         if not root.is_dir():
             state = "is a file" if root.exists() else "does not exist"
@@ -191,6 +191,14 @@ class Dataset:
             parts += [f"{sample.shard} {sample.key}" for sample in split.quarantined]
         # A class folder's name may not be UTF-8
         return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def _companions(description: bytes) -> tuple[str, ...]:
+    """The files that a description's data set has beside it: those of a train split are computed from that."""
+    try:
+        return COMPANIONS if "train" in json.loads(description)["splits"] else ()
+    except (ValueError, KeyError, TypeError):
+        return ()  # it is damaged, which `load` reports
 
 
 def _remedy(root: Path) -> str:

@@ -75,9 +75,9 @@ class Remote:
     def __str__(self) -> str:
         return self.url
 
-    def copy_metadata(self, description_name: str, companions: Sequence[str]) -> Path:
-        """Copies the data set's description and the files that go with it, and returns the local folder of the copies,
-        whose name depends on the description."""
+    def copy_metadata(self, description_name: str, companions: Callable[[bytes], Sequence[str]]) -> Path:
+        """Copies the data set's description and the files that, as `companions` says, go with it, and returns the local
+        folder of the copies, whose name depends on the description."""
         description = self._read_small(description_name)
         name = re.sub(r"[^\w-]", "_", self.url.rpartition("/")[2])
         folder = self._cache.root / f"{name}-{hashlib.sha256(self.url.encode() + description).hexdigest()[:32]}"
@@ -85,7 +85,7 @@ class Remote:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--cache {folder.parent} cannot be written: {error.strerror}") from None
-        copies = {description_name: description} | {name: self._read_small(name) for name in companions}
+        copies = {description_name: description} | {name: self._read_small(name) for name in companions(description)}
         for file, content in copies.items():
             _write_if_new(folder / file, content)
         return folder

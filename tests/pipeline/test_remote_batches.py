@@ -3,13 +3,17 @@
 import contextlib
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pipeline.compute_stats import complete
+from pipeline.loader import Loader
 from pipeline.order import Augmentation, RankSlice
+from pipeline.settings import Settings
 from shards.convert import ConvertOptions, write_dataset
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.remote import Remote
 from tests.support.remote_sets import assert_same_batches, cached, loader_at
@@ -84,3 +88,12 @@ def test_a_data_set_that_changed_is_not_read_with_the_old_shards(data, tmp_path,
     shutil.rmtree(copy)
     complete(write_dataset(images, copy, ConvertOptions(shard_size=400_000, seed=9, workers=1)))
     assert_same_batches(loader_at(copy).epoch(0), loader_at(Remote(server.url, tmp_path / "cache")).epoch(0))
+
+
+def test_a_val_split_alone_can_be_evaluated_from_a_url(data, tmp_path, serve):
+    alone = replace(Dataset.load(data), root=tmp_path / "alone")
+    shutil.copytree(data, alone.root, ignore=shutil.ignore_patterns("train-*", "stats.npz"))
+    replace(alone, splits={"val": alone.split("val")}).save()
+    far = Dataset.load(Remote(serve(alone.root).url, tmp_path / "cache"))
+    loader = Loader(far, "val", "center", batch_size=5, settings=Settings(threads=1))
+    assert_same_batches(loader_at(data, "center", 5, "val").epoch(0), loader.epoch(0))
