@@ -236,6 +236,8 @@ def _start(spec: RankSpec, work: Work, args: tuple[Any, ...]) -> None:
         if code < 0 and code != -signal.SIGABRT:
             name = signal.Signals(-code).name
             raise InputError(f"rank {rank} of {spec.world_size} was ended by {name}, and so all were")
+        if code > 1:  # one that reports its error ends with 1
+            raise RuntimeError(f"rank {rank} of {spec.world_size} ended with exit code {code} and reported no error")
     for error in sorted(reported, key=lambda error: isinstance(error, Preempted)):
         raise error from None
     for rank, code in failed.items():

@@ -138,7 +138,7 @@ def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_cli):
     with pytest.raises(InputError, match="--gpus 1, or leave it out"):
         check_cuda_graphs(torch.device("cuda", 0), world_size=2)
     for command in (["train", "--out", tmp_path / "run", "--steps", 1], ["throughput-bench", "--seconds", 0.1]):
-        refused = run_cli(*command, "--data", data, "--device", "cpu", "--cuda-graphs", check=False)
+        refused = run_cli(*command, "--data", data, "--batch-size", 8, "--device", "cpu", "--cuda-graphs", check=False)
         assert refused.returncode == 1
         assert refused.stderr.splitlines()[-1] == "Error: --cuda-graphs needs a CUDA device: leave it out on a CPU"
     refused = run_cli("throughput-bench", "--scaling", "--cuda-graphs", check=False)
