@@ -192,6 +192,13 @@ class TrainConfig:
         choices=("paper", "release-2012", "one-tower"),
         must_agree=True,
     )
+    init: Path | None = option(
+        "Start from this run's weights, or a checkpoint's; the last layer is new where the classes are others.",
+        "Model",
+        None,
+        metavar="RUN|FILE",
+        default_help="random weights",
+    )
     activation: str = option(
         "The activation function (section 3.1).", "Model", "relu", choices=("relu", "tanh"), must_agree=True
     )

@@ -70,24 +70,23 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def find_checkpoint(path: Path, which: str = "newest") -> Path:
+def find_checkpoint(path: Path, which: str = "newest", option: str = "--checkpoint") -> Path:
     """The checkpoint that a `--checkpoint` means: the file itself, or the newest or best in the folder.
 
-    Args: which: "newest", or "best", by validation top-1 error. Raises InputError when there is none.
+    Args: which: "newest", or "best", by validation top-1 error; option: for messages. Raises InputError when there is
+    none.
     """
     if path.is_file():
         return path
     if not path.is_dir():
-        raise InputError(f"--checkpoint {path} does not exist: give a run's folder or a checkpoint file")
+        raise InputError(f"{option} {path} does not exist: give a run's folder or a checkpoint file")
     if which == "best" and (path / BEST).exists():
         return path / BEST
     newest = next(iter(list_resumable(path)), None)
     if newest is not None and which == "best":
-        raise InputError(f"--checkpoint {path} holds no {BEST}, for it was not evaluated: give --which newest")
+        raise InputError(f"{option} {path} holds no {BEST}, for it was not evaluated: give --which newest")
     if newest is None:
-        raise InputError(
-            f"--checkpoint {path} holds no checkpoint-*.safetensors: give the --out folder of a training run"
-        )
+        raise InputError(f"{option} {path} holds no checkpoint-*.safetensors: give the --out folder of a training run")
     return newest
 
 
@@ -126,6 +125,8 @@ def check_start(config: TrainConfig) -> Dataset:
     check_enough(dataset, "train", config.batch_size)
     if record is None:
         Stats.load(dataset.root)
+        if config.init:
+            find_checkpoint(config.init, option="--init")
     return dataset
 
 

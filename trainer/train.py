@@ -49,6 +49,7 @@ from trainer.run_folder import (
     check_run_folder,
     check_start,
     describe_data,
+    find_checkpoint,
     recorded_options,
     resumes,
     write_config,
@@ -57,6 +58,7 @@ from trainer.schedule import lr_at
 from trainer.started import started
 from trainer.summary import summary
 from trainer.train_step import TrainStep
+from trainer.transfer import start_from
 
 NAMED = 8  # images that a message lists; more go to a file
 
@@ -148,6 +150,10 @@ class Trainer:
 
         self.model = model_from_config(config, len(self.dataset.classes), context.layout)
         self.model.init_weights(config.seed)
+        if config.init and not state:
+            lines = start_from(self.model, find_checkpoint(config.init, option="--init"), self.dataset.classes)
+            if self.is_first:
+                notice("\n".join(lines))
         self.model.to(context.device)
         self.optimizer = build_optimizer(config.recipe, self.model, config.lr)
         self.step, self.errors, self.preempted = 0, dict[int, float](), False
