@@ -1,5 +1,6 @@
 """Data sets that many tests read, created once a session and never written to."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.http_server import http_servers
+
+# A test run that was started in the background or under nohup has these ignored, and so would all that it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
