@@ -9,6 +9,7 @@ torchvision  torchvision's alexnet is another network, so that this always says 
 import importlib.util
 import io
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,15 +108,17 @@ def _onnx(trained: Trained) -> bytes:
             raise InputError(f"--format onnx needs the package {package}: pip install '.[onnx]'")
     images = torch.zeros(2, 3, 224, 224)
     batch = {"images": {0: torch.export.Dim("batch")}}
-    program = torch.onnx.export(
-        plain(trained),
-        (images,),
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=batch,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own way of copying what it traces
+        program = torch.onnx.export(
+            plain(trained),
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=batch,
+        )
     assert program is not None
     proto = program.model_proto
     for name, value in trained.described().items():

@@ -1,6 +1,7 @@
 """The paper's figures 3 and 4 from a run of one's own: kernels, guesses, and nearest neighbors in the last hidden
 layer."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from shards.images import read_square
 from shards.progress import Progress
 from trainer.evaluate import match_classes
 
-INK, PALE, RIGHT, WRONG = "#1f2328", "#59636e", "#d1242f", "#8fb4e3"  # of text, of remarks, of bars
+INK, PALE, RIGHT, WRONG = "#1f2328", "#59636e", "#f28b90", "#a8c7ee"  # of text, of remarks, of bars
 MARGIN, LINE = 24, 20  # pixels
 GUESSES, QUERIES, NEIGHBORS = 8, 5, 6  # images of figure 4
 FEATURES_BATCH = 32
@@ -122,7 +123,7 @@ def neighbors(trained: Trained, dataset: Dataset, names: list[str], asked: list[
     total = min(search, dataset.split("train").samples)
     images = _some(dataset, "train", names, total, seed=0)
     with Progress("neighbors", total) as progress:
-        while batch := [image for image, _ in zip(images, range(FEATURES_BATCH), strict=False)]:
+        while batch := list(itertools.islice(images, FEATURES_BATCH)):
             known += batch
             distances.append(torch.cdist(wanted, features(trained, batch)))
             progress.advance(len(batch))

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageColor
 
 import cli
-from inference.figures import Shown, _some, features, guesses, kernels, neighbors
+from inference.figures import RIGHT, Shown, _some, features, guesses, kernels, neighbors
 from pipeline.preview import tiles
 from shards.dataset import Dataset
 
-RED = (209, 36, 47)
+RED = ImageColor.getrgb(RIGHT)
 
 
 def test_the_command_writes_three_pictures(run, data, tmp_path):
@@ -65,10 +65,11 @@ def test_the_bar_of_the_right_class_alone_is_red(trained, shown):
     assert has(right, RED) and not has(wrong, RED)
 
 
-def test_an_image_of_the_training_set_is_nearest_to_itself(trained, data):
+def test_an_image_of_the_training_set_is_nearest_to_itself_and_all_are_looked_at(trained, data, capsys):
     dataset = Dataset.load(data)
     asked = list(_some(dataset, "train", list(trained.classes), 2, seed=5))
     drawn = neighbors(trained, dataset, list(trained.classes), asked, search=10_000)
+    assert "neighbors: 96/96 img" in capsys.readouterr().err  # three batches
     side = np.asarray(asked[0].patch)
     small = np.asarray(Image.fromarray(side).resize((128, 128), Image.Resampling.BILINEAR))
     pixels = np.asarray(drawn)
