@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from inference.trained import Trained
 from pipeline import torchscript
+from pipeline.geometry import CROP
 from shards.atomic import atomic_write
 from shards.errors import InputError
 from trainer.alexnet import AlexNet
@@ -78,7 +79,7 @@ class PlainAlexNet(nn.Module):
 
 def plain(trained: Trained) -> PlainAlexNet:
     """The model of a checkpoint on the CPU, its mean inside."""
-    mean = trained.preprocess().mean.view(224, 224, 3).permute(2, 0, 1).contiguous()
+    mean = trained.preprocess().mean.view(CROP, CROP, 3).permute(2, 0, 1).contiguous()
     return PlainAlexNet(trained.model.cpu(), mean.cpu()).eval()
 
 
@@ -106,7 +107,7 @@ def _onnx(trained: Trained) -> bytes:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"--format onnx needs the package {package}: pip install '.[onnx]'")
-    images = torch.zeros(2, 3, 224, 224)
+    images = torch.zeros(2, 3, CROP, CROP)
     batch = {"images": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own way of copying what it traces

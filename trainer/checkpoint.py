@@ -32,12 +32,11 @@ from shards.errors import InputError, reason
 from trainer.alexnet import AlexNet
 from trainer.config import TrainConfig
 from trainer.optimizer import PaperSGD
-from trainer.run_folder import BEST, list_checkpoints, list_resumable, numbered, read_state
+from trainer.run_folder import BEGIN, BEST, check_begins, list_checkpoints, list_resumable, numbered, read_state
 
 FORMAT = 3
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 # The digest is first in the header, so that it is read, and excluded from itself, before anything is parsed
-BEGIN = b'{"__metadata__":{"xxh3_128":"'
 DIGEST_FROM = 8 + len(BEGIN)
 DIGEST_TO = DIGEST_FROM + 32
 
@@ -159,6 +158,7 @@ def _digest(*parts: bytes | memoryview) -> bytes:
 
 def verify(path: Path) -> None:
     """Raises InputError unless every byte of the file is the one that was written."""
+    check_begins(path)
     try:
         with (
             open(path, "rb") as file,
@@ -168,12 +168,9 @@ def verify(path: Path) -> None:
             view[:DIGEST_FROM] as before,
             view[DIGEST_TO:] as after,
         ):
-            begins, intact = before[8:] == BEGIN, view[DIGEST_FROM:DIGEST_TO] == _digest(before, after)
-    except (OSError, ValueError) as error:  # mmap raises ValueError for an empty file
+            intact = view[DIGEST_FROM:DIGEST_TO] == _digest(before, after)
+    except OSError as error:
         raise InputError(f"{path} is not a readable checkpoint ({error})") from None
-    if not begins:
-        remedy = "give a run's folder, or a checkpoint-*.safetensors in it"
-        raise InputError(f"{path} is not a readable checkpoint (it does not begin as `train` writes them): {remedy}")
     if not intact:
         raise InputError(f"{path} is not a readable checkpoint (its digest does not match its content)")
 

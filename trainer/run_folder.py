@@ -21,6 +21,7 @@ from trainer.config import PLATEAU, TrainConfig, check_towers
 
 CONFIG = "config.json"
 BEST = "best.safetensors"
+BEGIN = b'{"__metadata__":{"xxh3_128":"'  # of a checkpoint's header, which follows its length in 8 bytes
 
 
 def write_config(run: Path, record: Mapping[str, Any]) -> None:
@@ -70,6 +71,18 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def check_begins(path: Path) -> None:
+    """Raises InputError for a file that is not a checkpoint, by its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(8 + len(BEGIN))[8:] == BEGIN
+    except OSError as error:
+        raise InputError(f"{path} is not a readable checkpoint ({error.strerror})") from None
+    if not begins:
+        remedy = "give a run's folder, or a checkpoint-*.safetensors in it"
+        raise InputError(f"{path} is not a readable checkpoint (it does not begin as `train` writes them): {remedy}")
+
+
 def find_checkpoint(path: Path, which: str = "newest", option: str = "--checkpoint") -> Path:
     """The checkpoint that a `--checkpoint` means: the file itself, or the newest or best in the folder.
 
@@ -77,6 +90,7 @@ def find_checkpoint(path: Path, which: str = "newest", option: str = "--checkpoi
     none.
     """
     if path.is_file():
+        check_begins(path)
         return path
     if not path.is_dir():
         raise InputError(f"{option} {path} does not exist: give a run's folder or a checkpoint file")

@@ -152,7 +152,7 @@ def test_a_checkpoint_of_before_the_mean_was_kept_takes_the_data_sets_and_report
 @pytest.mark.parametrize("content", [b'{"width": 0.5}', b"", b"PK" + bytes(3000)])
 def test_a_file_that_is_not_a_checkpoint_is_named_as_such(data, tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"config.json is not a readable checkpoint \((it does not begin|cannot mmap)"):
+    with pytest.raises(InputError, match=r"config.json is not a readable checkpoint \(it does not begin"):
         run_evaluation(data, 1, "cpu", options(tmp_path / "config.json"))
 
 
