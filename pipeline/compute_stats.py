@@ -80,14 +80,7 @@ def compute_stats(dataset: Dataset, threads: int) -> Stats:
             progress.advance(batch.valid)
             if interrupts:
                 raise KeyboardInterrupt
-    mean_image, products = sums.moments()
-    channel_mean = mean_image.mean(axis=(0, 1))
-    covariance = products - np.outer(channel_mean, channel_mean)
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    # Largest first; an eigenvector's sign is arbitrary, so that its largest entry is made positive
-    eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
-    eigenvectors = eigenvectors * np.sign(eigenvectors[np.abs(eigenvectors).argmax(axis=0), range(3)])
-    return Stats(mean_image.astype(np.float32), channel_mean, eigenvalues.copy(), eigenvectors, np.int64(sums.samples))
+    return Stats.from_moments(*sums.moments(), sums.samples)
 
 
 def complete(dataset: Dataset, threads: int | None = None) -> None:

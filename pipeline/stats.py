@@ -34,6 +34,17 @@ class Stats:
     eigenvectors: np.ndarray
     samples: int
 
+    @classmethod
+    def from_moments(cls, mean_image: np.ndarray, products: np.ndarray, samples: int) -> "Stats":
+        """From the mean image and the mean products of a pixel's colors, 3 x 3, over all of its pixels."""
+        channel_mean = mean_image.mean(axis=(0, 1))
+        covariance = products - np.outer(channel_mean, channel_mean)
+        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+        # Largest first; an eigenvector's sign is arbitrary, so that its largest entry is made positive
+        eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
+        eigenvectors = eigenvectors * np.sign(eigenvectors[np.abs(eigenvectors).argmax(axis=0), range(3)])
+        return cls(mean_image.astype(np.float32), channel_mean, eigenvalues.copy(), eigenvectors, np.int64(samples))
+
     def mean_crop(self) -> np.ndarray:
         """The central 224 crop of the mean image, 224 x 224 x 3 float32: subtracted whatever the crop's own offset
         is, as the 2012 code does, so it is one constant."""

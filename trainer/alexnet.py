@@ -29,9 +29,9 @@ class Variant(NamedTuple):
 
     activation: "relu" or "tanh" (section 3.1); norm: local response normalization (3.3); alpha: its weight of a
     square; pool: "3/2", windows of 3 with stride 2, or "2/2" (3.4); first_block: the order of the first layer's
-    steps; towers: 2, or 1 with half the kernels (3.2); middle_std: the standard deviation of the initial weights of
-    conv3 to conv5; bias_lr_scale: the biases' learning rate in multiples of the weights'; bias_decay: whether weight
-    decay applies to biases.
+    steps; towers: 2, or 1 (3.2); half: half the kernels in each convolution but the last (3.2, footnote 2);
+    middle_std: the standard deviation of the initial weights of conv3 to conv5; bias_lr_scale: the biases' learning
+    rate in multiples of the weights'; bias_decay: whether weight decay applies to biases.
     """
 
     activation: str = "relu"
@@ -40,6 +40,7 @@ class Variant(NamedTuple):
     pool: str = "3/2"
     first_block: tuple[str, ...] = ("activate", "normalize", "pool")
     towers: int = 2
+    half: bool = False
     middle_std: float = 0.01
     bias_lr_scale: float = 1.0
     bias_decay: bool = True
@@ -58,7 +59,7 @@ VARIANTS = {
         bias_decay=False,
     ),
     # Section 3.2, footnote 2: half the kernels in each convolution but the last, and all of the dense layers
-    "one-tower": Variant(towers=1),
+    "one-tower": Variant(towers=1, half=True),
 }
 
 
@@ -118,8 +119,8 @@ class AlexNet(nn.Module):
             problem = "a model of one tower cannot be split into two"
             raise LayoutError(problem, "choose --gpus 1, or --parallel data")
         k96, k256, k384, k4096 = (_scaled(kernels, width) for kernels in (96, 256, 384, 4096))
-        last = k256  # one tower has all of the last convolution's kernels
-        if variant.towers == 1:
+        last = k256
+        if variant.half:
             k96, k256, k384 = k96 // 2, k256 // 2, k384 // 2
 
         def conv(reads: int, kernels: int, size: int, *, both: bool) -> nn.Conv2d:
