@@ -632,6 +632,35 @@ def figures(
     click.echo("\n".join(draw_all(trained, dataset, split, out, seed, search)))
 
 
+@main.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=FOLDER)
+@click.option(
+    "--out",
+    type=OutputFile(".html", ".svg"),
+    required=True,
+    help="The file to write: .html is the page, .svg the learning curve of one run alone.",
+)
+@WHICH
+@training_option("data", required=False, help="The runs' data set.  [default: what each run's config.json names]")
+@located
+@training_options("device")
+def report(runs: tuple[Path, ...], out: Path, data: Any, which: str, device: str) -> None:
+    """Write training runs as one page of HTML.
+
+    Several runs stand beside one another. The page needs nothing but itself.
+    """
+    from trainer.run_folder import check_is_run
+
+    for run in runs:
+        check_is_run(run)
+    from report import command as reporting
+
+    read = reporting.load(runs, out)
+    for line in reporting.write(read, out, data, which, device):
+        click.echo(f"Missing: {line}", err=True)
+    click.echo(f"Written to {out}")
+
+
 @main.command("throughput-bench")
 @training_option("data", required=False, help="The folder that `shard` made, or its URL.  [default: a rendered set]")
 @located

@@ -1,40 +1,14 @@
 """`throughput-bench --report`: the figures as one page of HTML that needs nothing else, for phones and in the dark."""
 
-import math
-from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 from bench.schema import Axis, LimitRow, Report, StageRow
 from bench.text_table import busy_lines
+from pages import template
+from pages.plot import round_up
+from pages.template import bar, figure, table, text
 from shards.wording import counted
-
-STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --text: #1c1c1e; --quiet: #5c5c66; --track: #e6e6ec; --bar: #2a6fdb;
-  --ours: #16804a; --beyond: #b25a00; --line: #d4d4dc }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #131316; --text: #ececf1; --quiet: #a0a0ad; --track: #2c2c34; --bar: #6ea3f5; --ours: #4cc38a;
-    --beyond: #f0a04b; --line: #3a3a44 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 52rem; background: var(--ground); color: var(--text);
-  font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.4rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
-p { margin: .4rem 0 } .quiet { color: var(--quiet); font-size: .875rem } .big { font-size: 1.15rem; font-weight: 600 }
-.row { margin: .55rem 0 } .row > div:first-child { display: flex; justify-content: space-between; gap: .75rem }
-.number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap }
-.track { background: var(--track); border-radius: 3px; height: .6rem; overflow: hidden; position: relative }
-.limit { position: absolute; top: 0; width: 3px; height: 100%; background: var(--text) }
-.busy { border-left: 4px solid var(--beyond); padding-left: .75rem; font-weight: 600 }
-.bar { background: var(--bar); height: 100% } .ours { background: var(--ours) } .beyond { background: var(--beyond) }
-table { border-collapse: collapse; width: 100%; font-size: .9rem }
-td { border-top: 1px solid var(--line); padding: .3rem .5rem .3rem 0; vertical-align: top }
-td:last-child { text-align: right; padding-right: 0 }
-figure { margin: 0 0 1rem } figcaption { font-size: .875rem; color: var(--quiet) }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem }
-svg { display: block; width: 100%; height: auto } svg text { fill: var(--text); font: 12px system-ui, sans-serif }
-svg .axis { stroke: var(--line) } svg .spread { stroke: var(--quiet) }
-svg .rate { fill: none; stroke: var(--bar); stroke-width: 2 } svg circle { fill: var(--bar) }
-"""
 
 AXIS_TITLES = {
     "threads": "threads of the data path",
@@ -70,43 +44,36 @@ def page(report: Report) -> str:
     processor = machine.get("gpu", machine["cpu"])
     sections = [
         f"<h1>What bounds training: {escape(report['bottleneck'])}</h1>",
-        f'<p class="quiet">{escape(processor)}, {counted(machine["cores"], "core")}, {machine["memory_gib"]} GiB; '
-        f"{escape(report['data']['name'])}, batch {report['batch_size']}, width {report['width']:g}</p>",
-        *(f'<p class="busy">{escape(line)}</p>' for line in busy_lines(report)),
-        *(f"<p>{escape(line)}</p>" for line in report["verdict"].splitlines()),
+        text(
+            f"{processor}, {counted(machine['cores'], 'core')}, {machine['memory_gib']} GiB; "
+            f"{report['data']['name']}, batch {report['batch_size']}, width {report['width']:g}",
+            "quiet",
+        ),
+        *(text(line, "busy") for line in busy_lines(report)),
+        *map(text, report["verdict"].splitlines()),
         "<h2>Stages, and how much of its limit each reaches</h2>",
-        '<p class="quiet">A bar as long as its track reaches its limit. One of the other color is beyond it, '
-        "and a line marks where the limit lies.</p>",
+        text(
+            "A bar as long as its track reaches its limit. One of the other color is beyond it, and a line marks where "
+            "the limit lies.",
+            "quiet",
+        ),
         *(_stage(stage, report["limits"]) for stage in report["stages"]),
         *_peers(report["peers"]),
         *_scaling(report.get("scaling", [])),
         "<h2>Limits of this machine</h2>",
-        _table(
+        table(
             (name, limit["what"], _quantity(limit["rate"], limit["unit"])) for name, limit in report["limits"].items()
         ),
         "<h2>Ratios</h2>",
-        _table(
+        table(
             (name, meaning_of(name), f"{about['ratio']:.2f}{' ?' * bool(about.get('doubtful'))}")
             for name, about in report["ratios"].items()
         ),
         "<h2>Machine and versions</h2>",
-        _table((name, str(value)) for name, value in machine.items()),
+        table((name, str(value)) for name, value in machine.items()),
         f'<p class="quiet">Made by <code>{escape(report["command"])}</code></p>',
     ]
-    body = "\n".join(sections)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>throughput-bench: bound by {escape(report["bottleneck"])}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return template.page(f"throughput-bench: bound by {report['bottleneck']}", sections)
 
 
 def _stage(stage: StageRow, limits: dict[str, LimitRow]) -> str:
@@ -119,20 +86,7 @@ def _stage(stage: StageRow, limits: dict[str, LimitRow]) -> str:
         f"{stage['memory_peak_bytes'] / 2**30:.1f} GiB"
     )
     speed = f"{stage['img_per_s']:,.0f} img/s{' ?' * bool(stage.get('doubtful'))}"
-    return _bar(stage["name"], speed, stage["of_limit"], "", note)
-
-
-def _bar(name: str, number: str, share: float, kind: str, note: str = "") -> str:
-    """A bar of `share` of its track; beyond 1 the track is as long as the bar, and a line marks 1."""
-    quiet = f'<div class="quiet">{escape(note)}</div>' if note else ""
-    limit = ""
-    if share > 1:
-        kind, limit = "beyond", f'<div class="limit" style="left:{1 / share:.1%}"></div>'
-    return (
-        f'<div class="row"><div><span>{escape(name)}</span><span class="number">{escape(number)}</span></div>'
-        f'<div class="track"><div class="bar {kind}" style="width:{min(1.0, share):.1%}"></div>{limit}</div>'
-        f"{quiet}</div>"
-    )
+    return bar(stage["name"], speed, stage["of_limit"], "", note)
 
 
 def _peers(peers: list[dict[str, Any]]) -> list[str]:
@@ -144,9 +98,9 @@ def _peers(peers: list[dict[str, Any]]) -> list[str]:
         if "absent" not in peer:
             note = f"ours / theirs {peer['ratio']:.2f}; version {peer['version']}" if number else ""
             speed, kind = f"{peer['img_per_s']:,.0f} img/s", "" if number else "ours"
-            rows.append(_bar(peer["name"], speed, peer["img_per_s"] / fastest, kind, note))
+            rows.append(bar(peer["name"], speed, peer["img_per_s"] / fastest, kind, note))
     absent = [f"{peer['name']} ({peer['absent']})" for peer in peers if "absent" in peer]
-    return [*rows, f'<p class="quiet">Not measured: {escape("; ".join(absent))}.</p>'] if absent else rows
+    return [*rows, text(f"Not measured: {'; '.join(absent)}.", "quiet")] if absent else rows
 
 
 def _scaling(axes: list[Axis]) -> list[str]:
@@ -159,7 +113,7 @@ def _plot(axis: Axis, width: int = 320, height: int = 220) -> str:
     """Rates over one axis, from 0, the spread as bars; its values stand at equal distances."""
     points = axis["points"]
     left, right, top, bottom = 66, width - 14, 12, height - 50
-    most = _round_up(max(point["p90"] for point in points))
+    most = round_up(max(point["p90"] for point in points))
     apart = (right - left) / max(1, len(points) - 1)
 
     def y(rate: float) -> float:
@@ -187,24 +141,11 @@ def _plot(axis: Axis, width: int = 320, height: int = 220) -> str:
         marks.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="{anchor}">{escape(str(point["x"]))}</text>')
     drawn = f'<polyline class="rate" points="{" ".join(line)}"/>' + "".join(marks)
     caption = f"img/s by {axis['axis']}: {axis['what']}"
-    return (
-        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">{drawn}</svg>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _round_up(value: float) -> float:
-    """To a number that reads well on an axis."""
-    scale = 10.0 ** math.floor(math.log10(value))
-    return next(step * scale for step in (1, 2, 4, 6, 8, 10) if step * scale >= value)
+    size = f'viewBox="0 0 {width} {height}"'
+    return figure(f'<svg {size} role="img" aria-label="{escape(caption)}">{drawn}</svg>', caption)
 
 
 def _quantity(rate: float, unit: str) -> str:
     if unit == "pictures":
         return f"{rate:,.0f} img/s"
     return f"{rate / 1e9:,.1f} G{'B' if unit == 'bytes' else unit}/s"
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

@@ -20,9 +20,11 @@ from shards.errors import Unreadable
 from shards.images import read_square
 from shards.progress import Progress
 from trainer.evaluate import match_classes
+from trainer.kernels import columns_of, kernel_images
 
 INK, PALE, RIGHT, WRONG = "#1f2328", "#59636e", "#f28b90", "#a8c7ee"  # of text, of remarks, of bars
 MARGIN, LINE = 24, 20  # pixels
+KERNEL_COLUMNS, KERNEL_SCALE = 12, 8  # of conv1.png
 GUESSES, QUERIES, NEIGHBORS = 8, 5, 6  # images of figure 4
 FEATURES_BATCH = 32
 
@@ -41,9 +43,8 @@ def draw_all(trained: Trained, dataset: Dataset, split: str, out: Path, seed: in
     Args: split: of the images to guess; search: how many training images to look for neighbors in.
     """
     out.mkdir(parents=True, exist_ok=True)
-    numbers = match_classes(dataset, trained.classes, trained.file)
-    names = [trained.classes[number] for number in (range(len(dataset.classes)) if numbers is None else numbers)]
-    asked = list(_some(dataset, split, names, GUESSES, seed))
+    names = names_by_number(trained, dataset, match_classes(dataset, trained.classes, trained.file))
+    asked = list(some_images(dataset, split, names, GUESSES, seed))
     nearest = neighbors(trained, dataset, names, asked, search)
     pictures = {
         "conv1.png": ("the first layer's kernels, as figure 3", kernels(trained)),
@@ -55,7 +56,12 @@ def draw_all(trained: Trained, dataset: Dataset, split: str, out: Path, seed: in
     return [f"{out / name}: {what}" for name, (what, _) in pictures.items()]
 
 
-def _some(dataset: Dataset, split: str, names: list[str], count: int, seed: int) -> Iterator[Shown]:
+def names_by_number(trained: Trained, dataset: Dataset, numbers: torch.Tensor | None) -> list[str]:
+    """The name of each of a data set's classes. Args: numbers: of `match_classes`."""
+    return [trained.classes[number] for number in (range(len(dataset.classes)) if numbers is None else numbers)]
+
+
+def some_images(dataset: Dataset, split: str, names: list[str], count: int, seed: int) -> Iterator[Shown]:
     """Random images of a split, those that can be read, all of a smaller one."""
     samples = Samples(dataset, split)
     ends = np.cumsum(samples.shard_sizes)
@@ -73,22 +79,32 @@ def _some(dataset: Dataset, split: str, names: list[str], count: int, seed: int)
         yield Shown(patch, names[samples.label(sample)], jpeg)
 
 
+def kernel_grids(trained: Trained, scale: int, ground: str = "white") -> list[tuple[str, Image.Image]]:
+    """What each tower's grid of conv1's kernels shows, and the grid. Args: scale: the side, pixels, that a pixel is
+    drawn with; ground: the color between the kernels."""
+    towers = kernel_images(trained.model)
+    names = [f"Tower {number + 1}" if len(towers) > 1 else "One tower" for number in range(len(towers))]
+    return [
+        (
+            f"{name}: {len(images)} kernels of 11 x 11 x 3 in conv1, after step {trained.step:,}",
+            tiles(images, columns=columns_of(len(images), KERNEL_COLUMNS), scale=scale, ground=ground),
+        )
+        for name, images in zip(names, towers, strict=True)
+    ]
+
+
 def kernels(trained: Trained) -> Image.Image:
-    """conv1's kernels, each stretched to the full range of gray, the towers apart."""
-    weights = trained.model.conv1.weight.detach().cpu().numpy()
-    low, high = weights.min(axis=(1, 2, 3), keepdims=True), weights.max(axis=(1, 2, 3), keepdims=True)
-    images = ((weights - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-    towers = np.split(images, trained.model.local_towers)
-    columns = max(divisor for divisor in range(1, 17) if len(towers[0]) % divisor == 0)
-    grids = [tiles(tower, columns=columns, scale=4) for tower in towers]
-    height = MARGIN + sum(grid.height + 3 * LINE for grid in grids)
-    sheet = Image.new("RGB", (max(grids[0].width, 420) + 2 * MARGIN, height), "white")
-    y = MARGIN
-    for number, grid in enumerate(grids):
-        where = f"Tower {number + 1}" if len(grids) > 1 else "One tower"
-        _text(sheet, (MARGIN, y), f"{where}: {len(towers[number])} kernels of 11 x 11 x 3, after step {trained.step:,}")
-        sheet.paste(grid, (MARGIN, y + LINE + 4))
-        y += grid.height + 3 * LINE
+    """conv1's kernels, large, the towers apart, each under its caption."""
+    grids, line = kernel_grids(trained, scale=KERNEL_SCALE), 2 * LINE
+    remark = "The first layer's kernels (the paper's figure 3), each stretched to the full range of its colors."
+    height = MARGIN + line + sum(grid.height + line + MARGIN for _, grid in grids)
+    sheet = Image.new("RGB", (max(grids[0][1].width, 880) + 2 * MARGIN, height), "white")
+    _text(sheet, (MARGIN, MARGIN), remark, PALE, 18)
+    y = MARGIN + line
+    for caption, grid in grids:
+        _text(sheet, (MARGIN, y), caption, INK, 22)
+        sheet.paste(grid, (MARGIN, y + line))
+        y += line + grid.height + MARGIN
     return sheet
 
 
@@ -121,7 +137,7 @@ def neighbors(trained: Trained, dataset: Dataset, names: list[str], asked: list[
     known: list[Shown] = []
     distances: list[torch.Tensor] = []
     total = min(search, dataset.split("train").samples)
-    images = _some(dataset, "train", names, total, seed=0)
+    images = some_images(dataset, "train", names, total, seed=0)
     with Progress("neighbors", total) as progress:
         while batch := list(itertools.islice(images, FEATURES_BATCH)):
             known += batch

@@ -28,6 +28,11 @@ class BadSamples:
         self.max_count = max(1, int(max_bad * len(samples)))
         self.reasons: dict[SampleId, str] = dict(samples.masked)
 
+    def named(self) -> dict[str, str]:
+        """Why each sample that was found here is bad, by its name."""
+        found = {sample: reason for sample, reason in self.reasons.items() if sample not in self.samples.masked}
+        return {self.samples.key(sample): reason for sample, reason in sorted(found.items())}
+
     def mask(self, rows: np.ndarray) -> np.ndarray:
         """Which of the samples (rows of (shard, number)) are bad, as booleans."""
         if not self.reasons:

@@ -16,15 +16,20 @@ from shards.dataset import Dataset
 from shards.formats import open_image
 
 GAP = 2  # pixels between tiles
+TRANSPARENT = "#0000"
 CAPTION = 14  # pixels of text above a tile
 
 
-def tiles(images: np.ndarray, columns: int, captions: Sequence[str] | None = None, scale: int = 1) -> Image.Image:
-    """N x H x W x 3 uint8 images as a grid, row by row, each enlarged `scale` times under its caption."""
+def tiles(
+    images: np.ndarray, columns: int, captions: Sequence[str] | None = None, scale: int = 1, ground: str = "white"
+) -> Image.Image:
+    """N x H x W x 3 uint8 images as a grid, row by row, each enlarged `scale` times under its caption. Args: ground:
+    the color between them, or TRANSPARENT."""
     height, width = (side * scale for side in images.shape[1:3])
     head = CAPTION if captions else 0
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + head + GAP) - GAP), "white")
+    size = columns * (width + GAP) - GAP, rows * (height + head + GAP) - GAP
+    sheet = Image.new("RGBA" if ground == TRANSPARENT else "RGB", size, ground)
     draw = ImageDraw.Draw(sheet)
     for i, image in enumerate(images):
         x, y = i % columns * (width + GAP), i // columns * (height + head + GAP)

@@ -61,8 +61,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def table(about: dict[str, Any], all_classes: bool = False) -> str:
-    """The same for a person: a line a fact, a column a split; then the classes, or the first of them."""
+def facts(about: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """The counts and sizes for a person: a fact's name, and its value in each split."""
     splits = [from_json(split) for split in about["splits"].values()]
 
     def sizes(split: dict[str, Any]) -> str:
@@ -75,7 +75,7 @@ def table(about: dict[str, Any], all_classes: bool = False) -> str:
     def reencoded(split: dict[str, Any]) -> str:
         return ", ".join(f"{count} {kind}" for kind, count in split["reencoded"].items()) or "0"
 
-    rows = [
+    return [
         ("samples", [f"{split['samples']:,}" for split in splits]),
         ("shards", [f"{split['shards']:,}" for split in splits]),
         ("size", [_bytes(split["bytes"]) for split in splits]),
@@ -89,9 +89,18 @@ def table(about: dict[str, Any], all_classes: bool = False) -> str:
         ("re-encoded", ["all" if about["size"] else reencoded(split) for split in splits]),
         ("scaled down", [f"{split['scaled_down']:,}" for split in splits]),
     ]
+
+
+def heading(about: dict[str, Any]) -> str:
+    """What data set it is, in a line."""
     stored = f"stored {about['size']} x {about['size']}, quality {about['quality']}" if about["size"] else "of own size"
     seed = f", seed {about['seed']}" if about["seed"] is not None else ""
-    lines = [f"{about['root']}: {counted(about['classes'], 'class')} from {about['source']}, images {stored}{seed}"]
+    return f"{about['root']}: {counted(about['classes'], 'class')} from {about['source']}, images {stored}{seed}"
+
+
+def table(about: dict[str, Any], all_classes: bool = False) -> str:
+    """The same as text: a line a fact, a column a split; then the classes, or the first of them."""
+    rows, lines = facts(about), [heading(about)]
     widths = [max(len(row[1][i]) for row in rows) for i in range(len(about["splits"]))]
     widths = [max(width, len(name)) for width, name in zip(widths, about["splits"], strict=True)]
     for fact, values in [("", list(about["splits"])), *rows]:

@@ -49,6 +49,17 @@ def data(images, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def run(data, tmp_path_factory):
+    """The folder of a run of 14 steps on that data set, evaluated after 12 and at the end."""
+    from trainer.config import TrainConfig
+    from trainer.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(TrainConfig(data, out, device="cpu", width=0.05, batch_size=8, lr=0.001, steps=14))
+    return out
+
+
+@pytest.fixture(scope="session")
 def real_images(tmp_path_factory):
     """Some of the real ImageNet images as class folders; skips where the shared data is absent."""
     path = SHARED / "imagenet-sample.tar"

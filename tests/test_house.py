@@ -15,9 +15,11 @@ MAY_IMPORT = {
     "pipeline": {"shards"},
     "trainer": {"shards", "pipeline"},
     "inference": {"shards", "pipeline", "trainer"},
-    "bench": {"shards", "pipeline", "trainer"},
+    "pages": set(),
+    "report": {"shards", "pipeline", "trainer", "inference", "pages"},
+    "bench": {"shards", "pipeline", "trainer", "pages"},
     "demo": {"shards", "pipeline", "trainer", "inference"},
-    "cli": {"shards", "pipeline", "trainer", "inference", "bench", "demo"},
+    "cli": {"shards", "pipeline", "trainer", "inference", "report", "bench", "demo"},
 }
 MOST_LINES, MOST_ARGUMENTS = 50, 8
 HEAVY = {"torch", "nvidia"}

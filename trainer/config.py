@@ -520,12 +520,13 @@ def options_table() -> str:
         ]
         for name, about in OPTIONS.items():
             if about.group == group:
-                cells = (f"`{flag_of(name)}`", f"`{name}`", _default_text(name), about.help, "same" * about.must_agree)
+                cells = (f"`{flag_of(name)}`", f"`{name}`", default_text(name), about.help, "same" * about.must_agree)
                 lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _default_text(name: str) -> str:
+def default_text(name: str) -> str:
+    """An option's default, as the documentation has it."""
     default, about = default_of(name), OPTIONS[name]
     if isinstance(default, tuple):
         default = ",".join(map(str, default))

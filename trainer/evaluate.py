@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -171,10 +171,29 @@ def match_classes(dataset: Dataset, trained: tuple[str, ...], file: Path) -> tor
     return torch.tensor([known[name] for name in classes])
 
 
+class Measured(NamedTuple):
+    """result: what `evaluate` returned; confusions: what was taken for what; steps: of the checkpoints; bad: why
+    images that this rank was given cannot be decoded, by their names."""
+
+    result: dict[str, Any]
+    confusions: Confusions
+    steps: list[int]
+    bad: dict[str, str]
+
+
 def evaluate_rank(
     context: RankContext, data: Path | Remote, options: EvalOptions, class_numbers: torch.Tensor | None
 ) -> None:
     """One rank's part of `run_evaluation`; the first prints the result."""
+    measured = measure(context, data, options, class_numbers)
+    if context.rank == 0:
+        show(options, measured.steps, measured.result, measured.confusions)
+
+
+def measure(
+    context: RankContext, data: Path | Remote, options: EvalOptions, class_numbers: torch.Tensor | None
+) -> Measured:
+    """One rank's part of an evaluation; all ranks get the result. Args: class_numbers: of `match_classes`."""
     dataset, states = Dataset.load(data), [checkpoint.parse(file) for file in options.checkpoints]
     file, state = options.checkpoints[0], states[0]
     config = checkpoint.config_of(state, file)
@@ -195,8 +214,8 @@ def evaluate_rank(
         batches = renumbered(loader.epoch(0), class_numbers)
         result = evaluate(model, batches, preprocess, context, precision, progress, confusion=confusion)
     assert result is not None
-    if context.rank == 0:
-        show(options, [one["step"] for one in states], result, Confusions(confusion, classes, dataset.words))
+    steps = [one["step"] for one in states]
+    return Measured(result, Confusions(confusion, classes, dataset.words), steps, loader.bad_samples.named())
 
 
 def _model(state: dict[str, Any], file: Path, context: RankContext) -> AlexNet:

@@ -11,6 +11,7 @@ most five classes.
 """
 
 import errno
+import itertools
 import json
 import os
 import time
@@ -38,6 +39,18 @@ def read(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
         return []
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     return [line for line in lines if kind in (None, line["kind"])]
+
+
+def best(evaluated: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of a run's evaluations by the center crop that of the lowest top-1 error, the first of equals, whose checkpoint
+    is kept; None where there is none."""
+    return min((line for line in evaluated if line["crops"] == 1), key=lambda line: line["top1_error"], default=None)
+
+
+def drops(trained: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Where a run's learning rate was lowered: the first logged step that had the lower one, and that rate."""
+    pairs = itertools.pairwise(trained)
+    return [(after["step"], after["lr"]) for before, after in pairs if after["lr"] < before["lr"] / 2]
 
 
 def append(run: Path, lines: Sequence[dict[str, Any]]) -> None:

@@ -52,11 +52,15 @@ class RankContext:
     def share_bad_samples(self, loader: Loader) -> None:
         """Marks a sample that is bad on one rank as bad on every rank. Raises InputError, on all, when these are
         too many."""
+        for bad in self.gather(loader.bad_samples.reasons):
+            loader.bad_samples.mark(bad)
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, on all ranks."""
+        values = [value] * self.world_size
         if self.world_size > 1:
-            bad_by_rank: list[Any] = [None] * self.world_size
-            dist.all_gather_object(bad_by_rank, loader.bad_samples.reasons)
-            for bad in bad_by_rank:
-                loader.bad_samples.mark(bad)
+            dist.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
         """Waits for all ranks."""

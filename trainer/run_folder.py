@@ -21,12 +21,33 @@ from trainer.config import PLATEAU, TrainConfig, check_towers
 
 CONFIG = "config.json"
 BEST = "best.safetensors"
+BAD_SAMPLES = "bad-samples.json"
 BEGIN = b'{"__metadata__":{"xxh3_128":"'  # of a checkpoint's header, which follows its length in 8 bytes
 
 
 def write_config(run: Path, record: Mapping[str, Any]) -> None:
     with atomic_write(run / CONFIG) as file:
         file.write(json.dumps(record, indent=1).encode())
+
+
+def check_is_run(folder: Path) -> None:
+    """Raises InputError for a folder that no run was written to."""
+    if not (folder / CONFIG).exists():
+        raise InputError(f"{folder} is not a run: it holds no {CONFIG}: give the --out folder of `train`")
+
+
+def bad_samples(run: Path) -> dict[str, str]:
+    """Why each image that a run could not decode was skipped, by its name."""
+    path = run / BAD_SAMPLES
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def add_bad_samples(run: Path, found: Mapping[str, str]) -> None:
+    """Writes what is new to the run's `bad-samples.json`; there is none while all can be decoded."""
+    known = bad_samples(run)
+    if found.keys() - known.keys():
+        with atomic_write(run / BAD_SAMPLES) as file:
+            file.write(json.dumps(dict(sorted({**known, **found}.items())), indent=1).encode())
 
 
 def recorded_options(run: Path) -> dict[str, Any]:

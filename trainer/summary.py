@@ -16,9 +16,8 @@ def summary(run: Path, data: str) -> str:
     ]
     newest = find_checkpoint(run)
     lines = [f"Done: {', '.join(reached)}", f"Checkpoint: {newest}"]
-    one_crop = [line for line in evaluated if line["crops"] == 1]
-    if one_crop and (run / BEST).exists():
-        best = min(one_crop, key=lambda line: line["top1_error"])  # the first of equals, which was kept
+    best = metrics.best(evaluated)
+    if best and (run / BEST).exists():
         lines.append(
             f"Best: {run / BEST}, {metrics.error_text(best)} after step {best['step']}, epoch {best['epoch'] + 1}"
         )

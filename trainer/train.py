@@ -45,6 +45,7 @@ from trainer.preemption import Preempted, PreemptionHandler
 from trainer.profiler import Profiler
 from trainer.rank import RankContext
 from trainer.run_folder import (
+    add_bad_samples,
     as_begun,
     check_run_folder,
     check_start,
@@ -188,6 +189,7 @@ class Trainer:
         self.writer.wait()
         if self.logger:
             self.logger.write_all()
+        self._record_bad_samples()
         if self.preempted:
             self.context.barrier()  # otherwise a process that is done first would have the others ended
             if self.is_first:
@@ -203,6 +205,7 @@ class Trainer:
             images, labels = self._next_batch()
         except InputError:
             if self.context.world_size == 1:  # otherwise the other ranks do not know of it, and each holds a part
+                self._record_bad_samples()
                 self._save()
             raise
         self.lr = lr_at(self.step, self.steps_per_epoch, self.config, list(self.errors.values()))
@@ -359,9 +362,21 @@ class Trainer:
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self.batches is None or self.step % self.steps_per_epoch == 0:
             self.context.share_bad_samples(self.loader)
+            self._record_bad_samples()
             epoch, start = divmod(self.step, self.steps_per_epoch)
             self.batches = self.timer.time_waiting(self.loader.epoch(epoch, start=start))
         return self.context.gather_batch(next(self.batches), self.preprocess)
+
+    def _record_bad_samples(self) -> None:
+        """Writes to the run's folder which images could not be decoded, on any rank."""
+        found = {
+            name: why for named in self.context.gather(self.loader.bad_samples.named()) for name, why in named.items()
+        }
+        try:
+            if self.is_first:
+                add_bad_samples(self.config.out, found)
+        except InputError as error:  # of a full disk, which does not end a run; each was named when it was found
+            notice(str(error))
 
     def _evaluate(self, loader: Loader) -> dict[str, Any] | None:
         batches, should_stop = loader.epoch(0), self.preemption.should_stop

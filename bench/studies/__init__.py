@@ -8,5 +8,4 @@ checkpoint   what writing a checkpoint and agreeing on a stop cost a step
 loader       what the loader costs at the start, between epochs, and in Python
 busy         how OpenMP's threads wait, alone and beside other programs
 memory       the data path's memory over epochs with oversized images
-curve        draws a run's loss and errors
 """

@@ -1,15 +1,11 @@
 """The page of throughput-bench's figures needs nothing else, and fits a phone and the dark in a real browser."""
 
-import json
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from bench.report import meaning_of, page
-
-CHROMIUM = shutil.which("chromium")
+from tests.support.browser import assert_fits_a_phone, browse, needs_chromium
 
 RATE = {"p10": 90.0, "p90": 110.0}
 REPORT = {
@@ -68,41 +64,15 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows():
     assert "<svg" not in bare and "Other loaders" not in bare
 
 
-PROBE = """<!doctype html><html><body><iframe id="phone" width="360" height="5000" srcdoc="{page}"></iframe><script>
-onload = () => setTimeout(() => {{
-  const inside = document.getElementById("phone").contentDocument, root = inside.documentElement;
-  const beyond = [...inside.querySelectorAll("*")].filter(one => one.getBoundingClientRect().right > 360.5);
-  document.body.innerHTML = "<pre>" + JSON.stringify({{wide: root.scrollWidth, beyond: beyond.map(one => one.tagName),
-    ground: getComputedStyle(inside.body).backgroundColor, text: getComputedStyle(inside.body).color,
-    height: root.scrollHeight}}) + "</pre>"; }}, 300);
-</script></body></html>"""
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is absent (Debian: apt install chromium): the page is not shown")
+@needs_chromium
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_nothing_overflows_a_phone_and_the_dark_is_dark(tmp_path, dark):
     html = page(REPORT)
-    probe = tmp_path / "probe.html"
-    probe.write_text(PROBE.format(page=html.replace("&", "&amp;").replace('"', "&quot;")))
+    assert_fits_a_phone(html, tmp_path, dark)
     shown = tmp_path / "page.html"
     shown.write_text(html)
-    measured = json.loads(re.search(r"<pre>(\{.*\})</pre>", browse(probe, tmp_path, dark))[1])
-    assert measured["wide"] <= 360 and measured["beyond"] == []
-    light, dim = (sum(map(int, re.findall(r"\d+", measured[key])[:3])) for key in ("ground", "text"))
-    assert (light < 150 < 600 < dim) if dark else (dim < 150 < 600 < light)
     dom = browse(shown, tmp_path, dark)
     assert all(text in dom for text in TEXTS)
-
-
-def browse(path, tmp_path, dark):
-    """The page as the browser has it after its scripts."""
-    settings = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    # 0 is dark and 1 is light, in Blink's settings
-    settings += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=3000"]
-    command = [CHROMIUM, *settings, "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_bar_beyond_its_limit_marks_where_that_lies():

@@ -13,7 +13,7 @@ from cli import main
 
 PROJECT = Path(__file__).parents[2]
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
-ROOMS = ("shards", "pipeline", "trainer", "bench", "tests", "docs")
+ROOMS = ("shards", "pipeline", "trainer", "inference", "pages", "report", "bench", "tests", "docs")
 # Options of other programs that the pages name
 FOREIGN = {
     *("--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"),  # torchrun

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image, ImageColor
 
 import cli
-from inference.figures import RIGHT, Shown, _some, features, guesses, kernels, neighbors
+from inference.figures import MARGIN, RIGHT, Shown, features, guesses, kernels, neighbors, some_images
 from pipeline.preview import tiles
 from shards.dataset import Dataset
 
@@ -67,7 +67,7 @@ def test_the_bar_of_the_right_class_alone_is_red(trained, shown):
 
 def test_an_image_of_the_training_set_is_nearest_to_itself_and_all_are_looked_at(trained, data, capsys):
     dataset = Dataset.load(data)
-    asked = list(_some(dataset, "train", list(trained.classes), 2, seed=5))
+    asked = list(some_images(dataset, "train", list(trained.classes), 2, seed=5))
     drawn = neighbors(trained, dataset, list(trained.classes), asked, search=10_000)
     assert "neighbors: 96/96 img" in capsys.readouterr().err  # three batches
     side = np.asarray(asked[0].patch)
@@ -82,9 +82,11 @@ def test_the_towers_kernels_stand_apart(trained):
     weights = trained.model.conv1.weight.detach().numpy()
     half = len(weights) // 2
     sheet = np.asarray(kernels(trained))
-    for tower, top in ((0, 24 + 24), (1, 24 + 24 + 44 + 60)):
+    top = MARGIN + 40 + 40
+    for tower in range(2):
         own = weights[tower * half : (tower + 1) * half]
         low, high = own.min(axis=(1, 2, 3), keepdims=True), own.max(axis=(1, 2, 3), keepdims=True)
         images = ((own - low) / (high - low) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-        grid = np.asarray(tiles(images, columns=half, scale=4))
-        assert np.array_equal(sheet[top : top + grid.shape[0], 24 : 24 + grid.shape[1]], grid), tower
+        grid = np.asarray(tiles(images, columns=half, scale=8))
+        assert np.array_equal(sheet[top : top + grid.shape[0], MARGIN : MARGIN + grid.shape[1]], grid), tower
+        top += grid.shape[0] + MARGIN + 40

@@ -14,7 +14,7 @@ from tests.support.loaders import overwritten
 from tests.support.training_runs import assert_same_run, run
 from trainer import checkpoint
 from trainer.config import TrainConfig
-from trainer.run_folder import check_run_folder, describe_data, write_config
+from trainer.run_folder import bad_samples, check_run_folder, describe_data, write_config
 from trainer.train import claim_run_folder
 
 SHORT = {"final_crops": 1, "checkpoint_every": 3}
@@ -24,6 +24,7 @@ def test_samples_that_are_quarantined_after_a_run_began_keep_their_places(small_
     copy, names = overwritten(small_data, tmp_path, [0, 1])
     unbroken, out = tmp_path / "unbroken", tmp_path / "run"
     run(copy, unbroken, steps=12, max_bad=0.5, **SHORT)
+    assert {name.split(": ")[1] for name in bad_samples(unbroken)} == {*names} and all(bad_samples(unbroken).values())
     with pytest.raises(InputError, match=r"verify .* --decode --quarantine.* with which --resume auto goes on"):
         run(copy, out, steps=12, **SHORT)
     assert len(verify(copy, decode=True, quarantine=True, workers=1).bad) == len(names)
