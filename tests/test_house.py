@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "pages": set(),
     "report": {"shards", "pipeline", "trainer", "inference", "pages"},
     "bench": {"shards", "pipeline", "trainer", "pages"},
+    "paper": {"shards", "pipeline", "trainer", "inference", "pages", "bench"},
     "demo": {"shards", "pipeline", "trainer", "inference"},
-    "cli": {"shards", "pipeline", "trainer", "inference", "report", "bench", "demo"},
+    "cli": {"shards", "pipeline", "trainer", "inference", "report", "bench", "paper", "demo"},
 }
 MOST_LINES, MOST_ARGUMENTS = 50, 8
 HEAVY = {"torch", "nvidia"}
