@@ -51,9 +51,9 @@ class Recipe(NamedTuple):
     precision: str
 
 
-# Two cores: an eighth of the kernels, small batches (more steps of an epoch), and the 2012 release's larger initial
-# weights in the middle layers, without which the first of so few epochs teaches nothing
-SMALL = Recipe(0.125, 3, (2,), 32, 0.01, 0.03, "fp32")
+# Two cores: an eighth of the kernels, small batches (many steps of an epoch), and the 2012 release's larger initial
+# weights in the middle layers, without which so few epochs teach nothing
+SMALL = Recipe(0.125, 2, (), 16, 0.01, 0.03, "fp32")
 # A GPU: the paper's net, batch, learning rate and initial weights, and its three drops, at a third of its epochs
 FULL = Recipe(1.0, 30, (18, 24, 28), 128, 0.01, 0.01, "bf16")
 
@@ -72,8 +72,8 @@ class Input:
         """N x 3 x 224 x 224 float32, channels-last, the mean subtracted. Args: draws: N x 6: the crop's y and x in
         pixels of the scaled image, 1 for a mirrored one, what is added to R, G and B; brightness: multiplies the
         images before that."""
-        crops = crop(images, draws[:, 0], draws[:, 1], draws[:, 2])
-        prepared = crops * brightness - self.mean + draws[:, 3:, None, None]
+        crops = crop(images.float() * brightness, draws[:, 0], draws[:, 1], draws[:, 2])
+        prepared = crops.sub_(self.mean).add_(draws[:, 3:, None, None])
         return prepared.contiguous(memory_format=torch.channels_last)
 
     def center(self, images: Tensor, brightness: float = 1.0) -> Tensor:
@@ -84,14 +84,14 @@ class Input:
 
 
 def crop(images: Tensor, y: Tensor, x: Tensor, flip: Tensor) -> Tensor:
-    """N x 3 x 224 x 224 float32: each image scaled to 256 x 256 (bilinear, as the data path enlarges), cut out at its
+    """N x 3 x 224 x 224: each image, floats, scaled to 256 x 256 (bilinear, as the data path enlarges), cut out at its
     (y, x), mirrored where flip is 1."""
     place = torch.zeros(len(images), 2, 3, device=images.device)  # from the crop's -1..1 to the image's
     place[:, 0, 0] = CROP / SIZE * (1 - 2 * flip)
     place[:, 1, 1] = CROP / SIZE
     place[:, 0, 2], place[:, 1, 2] = ((2 * offset + CROP) / SIZE - 1 for offset in (x, y))
     grid = F.affine_grid(place, [len(images), 3, CROP, CROP], align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def image_stats(images: Tensor) -> Stats:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+from paper.pictures import Row
 from paper.trials import COMPLETE
 
 ERRORS = ("top1", "top5")
@@ -46,7 +47,46 @@ def loss_without(trials: Sequence[dict[str, Any]], net: str) -> dict[str, Spread
 def verdict(difference: Spread, paper: float) -> str:
     """What a difference says beside the paper's, which is positive."""
     if difference["lowest"] > 0:
-        return f"as in the paper ({paper:+g}), the error is higher without it, with every seed"
+        return "higher with every seed, as in the paper"
     if difference["highest"] < 0:
-        return f"other than in the paper ({paper:+g}), the error is lower without it, with every seed"
-    return f"the seeds disagree about the sign: our runs do not show the paper's {paper:+g}"
+        return "lower with every seed, other than in the paper"
+    spread_is_larger = difference["highest"] - difference["lowest"] > paper
+    return f"the seeds disagree about its sign{', and differ by more than that' if spread_is_larger else ''}"
+
+
+def summary(trials: Sequence[dict[str, Any]], paper: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Errors of all nets, and what each net of `paper` loses beside the complete one. Args: paper: for a net the
+    paper's differences, in points."""
+    nets = [COMPLETE, *paper]
+    return {
+        "seeds": len(of_net(trials, COMPLETE)),
+        "errors": {net: error_spread(trials, net) for net in nets},
+        "differences": {net: loss_without(trials, net) for net in paper},
+        "paper": paper,
+    }
+
+
+def lines(about: dict[str, Any]) -> list[str]:
+    """A summary for people."""
+    rows = []
+    for net, errors in about["errors"].items():
+        text = ", ".join(f"{name} error {spread_text(errors[name])} %" for name in ERRORS)
+        rows.append(f"{net}: {text}, mean (lowest to highest) of {about['seeds']} seeds")
+    for net, differences in about["differences"].items():
+        for name in ERRORS:
+            text = f"{net}, beside {COMPLETE}: {name} error {spread_text(differences[name], '+')} points"
+            if name in about["paper"][net]:
+                paper = about["paper"][net][name]
+                text += f"; paper {paper:+g}: {verdict(differences[name], paper)}"
+            rows.append(text)
+    return rows
+
+
+def spread_text(values: Spread, sign: str = "") -> str:
+    """As in "12.3 (11.0 to 13.1)". Args: sign: "+" to write it always."""
+    return f"{values['mean']:{sign}.1f} ({values['lowest']:{sign}.1f} to {values['highest']:{sign}.1f})"
+
+
+def error_rows(trials: Sequence[dict[str, Any]], nets: Sequence[str]) -> list[Row]:
+    """Each net's top-1 errors, to be drawn."""
+    return [Row(net, [error(trial, "top1") for trial in of_net(trials, net)]) for net in nets]

@@ -13,34 +13,38 @@ from paper.kernels import as_images, specialization
 from trainer.alexnet import AlexNet, Variant
 from trainer.precision import Precision
 
+BRIGHTNESS = (0.25, 0.5, 0.75, 1.0)  # by which test images, or their contrast, are multiplied
+
 
 class Net(NamedTuple):
-    """A net to train. lighting: whether the colors of its training images are shifted (section 4.1)."""
+    """A net to train. lighting: whether the colors of its training images are shifted (section 4.1); brightness: those
+    at which it is tested."""
 
     variant: Variant
     lighting: bool = True
+    brightness: tuple[float, ...] = (1.0,)
 
 
 COMPLETE = "complete"
 NETS = {
-    COMPLETE: Net(Variant()),
-    "no LRN": Net(Variant(norm=False)),
+    COMPLETE: Net(Variant(), brightness=BRIGHTNESS),
+    "no LRN": Net(Variant(norm=False), brightness=BRIGHTNESS),
     "pooling 2/2": Net(Variant(pool="2/2")),
     "no lighting": Net(Variant(), lighting=False),
     "one tower": Net(Variant(towers=1, half=True)),
     "ungrouped": Net(Variant(towers=1)),
 }
-BRIGHTNESS = (0.25, 0.5, 0.75, 1.0)  # by which test images are multiplied
 LOOKED_AT = 50  # images whose activations are averaged
 
 
 def trial(name: str, recipe: Recipe, training: Images, validation: Images, seed: int) -> dict[str, Any]:
     """Trains one of NETS; what is kept of it, as JSON takes it:
 
-    loss: the last epoch's mean; by_brightness: for each of BRIGHTNESS top1_error and top5_error, fractions, and the
-    mean activation of conv1 before and after its normalization; place: the activations of all kernels before and after,
-    where they are largest in the first validation image; kernels: conv1's as base64 of N x 11 x 11 x 3 bytes;
-    specialization: see `paper.kernels`, of its halves, which are the towers where there are two.
+    loss: the last epoch's mean; by_brightness: for each of the net's `brightness` top1_error and top5_error, fractions,
+    of images multiplied by it, and the mean activation of conv1 before and after its normalization, "darker" of such
+    images, "flatter" of images whose differences from the mean image are multiplied by it; place: the activations of
+    all kernels before and after, where they are largest in the first validation image; kernels: conv1's as base64 of
+    N x 11 x 11 x 3 bytes; specialization: see `paper.kernels`, of its halves, which are the towers where there are two.
     """
     net, prepare = NETS[name], Input(training.images)
     losses: list[float] = []
@@ -48,9 +52,11 @@ def trial(name: str, recipe: Recipe, training: Images, validation: Images, seed:
     kernels = model.conv1.weight.detach().cpu().numpy()
     precision = Precision(recipe.precision, training.images.device)
     by_brightness = []
-    for brightness in BRIGHTNESS:
-        before, after = activations(model, prepare.center(validation.images[:LOOKED_AT], brightness))
-        row = {"brightness": brightness, "before": float(before.mean()), "after": float(after.mean())}
+    for brightness in net.brightness:
+        looked_at = validation.images[:LOOKED_AT]
+        row: dict[str, Any] = {"brightness": brightness}
+        row["darker"] = mean_activations(model, prepare.center(looked_at, brightness))
+        row["flatter"] = mean_activations(model, prepare.center(looked_at) * brightness)
         by_brightness.append(row | errors(model, validation, prepare, precision, brightness))
     return {
         "net": name,
@@ -68,6 +74,12 @@ def activations(model: AlexNet, images: Tensor) -> tuple[Tensor, Tensor]:
     """The first layer's, N x kernels x 55 x 55, before and after its normalization. Args: images: prepared."""
     before = model.activate(model.conv1(images))
     return before, model.normalize(before, model.local_towers)
+
+
+def mean_activations(model: AlexNet, images: Tensor) -> dict[str, float]:
+    """The same, averaged over all."""
+    before, after = activations(model, images)
+    return {"before": float(before.mean()), "after": float(after.mean())}
 
 
 def strongest_place(before: Tensor, after: Tensor) -> dict[str, list[float]]:

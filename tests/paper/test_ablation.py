@@ -29,7 +29,7 @@ def made_images(count=16, side=64, classes=2):
 def test_a_crop_is_the_enlarged_image_cut_out_and_mirrored():
     images = made_images(4).images
     y, x, flip = torch.tensor([0.0, 32, 7, 16]), torch.tensor([32.0, 0, 3, 16]), torch.tensor([0.0, 1, 1, 0])
-    crops = crop(images, y, x, flip)
+    crops = crop(images.float(), y, x, flip)
     for image, top, left, mirrored, ours in zip(images, y.int(), x.int(), flip, crops, strict=True):
         enlarged = np.asarray(scaled_square(Image.fromarray(image.permute(1, 2, 0).numpy()), 256)).astype(np.float32)
         expected = enlarged[top : top + 224, left : left + 224]
@@ -43,7 +43,7 @@ def test_lighting_and_mean_are_the_pipelines():
     draws = draw(augmentation, epoch=1, batch=2, batch_size=8)
     assert np.abs(draws.color_shift).max() > 1
     ours = epoch_draws(augmentation, 1, 3, 8)[2]
-    crops = crop(data.images, *ours[:, :3].T).round().byte().permute(0, 2, 3, 1).contiguous()
+    crops = crop(data.images.float(), *ours[:, :3].T).round().byte().permute(0, 2, 3, 1).contiguous()
     theirs = Preprocess(prepare.stats, "image", CPU)(crops, torch.from_numpy(draws.color_shift))
     assert (prepare(data.images, ours) - theirs).abs().max() < 0.51  # theirs rounds crops to 8 bits
     without = epoch_draws(Augmentation(None, seed=3), 1, 3, 8)[2]

@@ -1,0 +1,22 @@
+"""What does the augmentation of colors along their principal components buy (section 4.1)?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from paper.parts import error_rows, lines, summary
+from paper.pictures import dots
+from paper.trials import COMPLETE
+
+PAPER = {"no lighting": {"top1": 1.0}}  # section 4.1: "over 1%"; of the top-5 error it says nothing
+
+
+def answer(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return summary(trials, PAPER)
+
+
+def text(about: dict[str, Any]) -> list[str]:
+    return lines(about)
+
+
+def pictures(trials: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {"lighting": dots(error_rows(trials, [COMPLETE, *PAPER]), "Top-1 error, a dot for each seed", "%")}
