@@ -415,15 +415,29 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
     help="The number of images.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds the order and the augmentation."
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seeds the order and the augmentation of train.",
 )
-def preview(data: Any, out: Path, images: int, seed: int) -> None:
+@click.option(
+    "--split",
+    default="train",
+    show_default=True,
+    help="The split: train as in training, val as in testing, by the center crop.",
+)
+def preview(data: Any, out: Path, images: int, seed: int, split: str) -> None:
     """Draw what the model is fed, and the ten test crops."""
-    dataset, stats = ready(data)
-    dataset.tars("train")
+    from pipeline.stats import Stats
+    from shards.dataset import Dataset
+
+    dataset = Dataset.load(data)
+    dataset.tars(split)
+    stats = Stats.load(dataset.root) if split == "train" else None
     from pipeline.preview import sheet, write
 
-    write(sheet(dataset, stats, images, seed), out)
+    write(sheet(dataset, split, stats, images, seed), out)
     click.echo(f"Written to {out}")
 
 

@@ -73,6 +73,11 @@ class Preprocess:
             rows += color_shift.repeat(1, crops.shape[-2])[:, None, :]
         return self.buffer.movedim(-1, -3)
 
+    def visible(self, images: torch.Tensor) -> torch.Tensor:
+        """What a call returned as N x 224 x 224 x 3 uint8, the mean added again, for people to look at."""
+        shown = images.detach().movedim(-3, -1).float() + self.mean.view(images.shape[-2], images.shape[-1], 3)
+        return shown.clamp(0, 255).round().byte()
+
 
 def _prepared(crops: torch.Tensor, mean: torch.Tensor, shift: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return (crops.float() - mean + shift).type_as(like)

@@ -1,12 +1,13 @@
 """Images of what the model sees: arrays in, one labeled grid out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pipeline.geometry import CROP
+from pipeline.geometry import CENTER, CROP, rectangle
 from pipeline.loader import Batch, Loader
 from pipeline.order import Augmentation
 from pipeline.settings import Settings
@@ -16,8 +17,17 @@ from shards.dataset import Dataset
 from shards.formats import open_image
 
 GAP = 2  # pixels between tiles
+CAPTION, LETTERS = 24, 16  # pixels of a caption above a tile, and of its letters
+COLUMNS = 4  # of images and what becomes of them
 TRANSPARENT = "#0000"
-CAPTION = 14  # pixels of text above a tile
+INK, RECTANGLE, AROUND = "#1f2328", "#e5342b", "#fff"
+
+
+class Tile(NamedTuple):
+    """An image, 224 x 224 x 3 uint8, and what is written above it."""
+
+    image: np.ndarray
+    caption: str
 
 
 def tiles(
@@ -30,13 +40,21 @@ def tiles(
     rows = -(-len(images) // columns)
     size = columns * (width + GAP) - GAP, rows * (height + head + GAP) - GAP
     sheet = Image.new("RGBA" if ground == TRANSPARENT else "RGB", size, ground)
-    draw = ImageDraw.Draw(sheet)
     for i, image in enumerate(images):
         x, y = i % columns * (width + GAP), i // columns * (height + head + GAP)
         if captions:
-            draw.text((x, y), captions[i][: width // 6], fill="black")
+            write_text(sheet, (x + 2, y + 2), captions[i], width - 4)
         sheet.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (x, y + head))
     return sheet
+
+
+def write_text(sheet: Image.Image, corner: tuple[int, int], text: str, most: int) -> None:
+    """A line, cut off with an ellipsis where it is wider than `most` pixels."""
+    font = ImageFont.load_default(LETTERS)
+    shown = text
+    while len(shown) > 1 and font.getlength(shown) > most:
+        shown = shown[:-2] + "…"
+    ImageDraw.Draw(sheet).text(corner, shown, fill=INK, font=font)
 
 
 def batch_grid(batch: Batch, classes: Sequence[str]) -> Image.Image:
@@ -49,45 +67,82 @@ def batch_grid(batch: Batch, classes: Sequence[str]) -> Image.Image:
     )
 
 
-def sheet(dataset: Dataset, stats: Stats, images: int, seed: int) -> Image.Image:
-    """The first images of an epoch, or all of a smaller split, a row each: decoded, cropped, flipped if drawn so, and
-    with their color shift; then the ten test crops of the first image of the split."""
-    images, settings = min(images, dataset.split("train").samples), Settings(threads=1)
-    train = Loader(
-        dataset, "train", "train", batch_size=images, settings=settings, augmentation=Augmentation(stats, seed)
-    )
-    batch, (_, _, flips, shifts) = next(train.epoch(0)), train.draws(0, 0)
+def sheet(dataset: Dataset, split: str, stats: Stats | None, images: int, seed: int) -> Image.Image:
+    """Some images of a split, or all of a smaller one, each beside what the model is fed of it, a rectangle on the
+    image showing where that is; then the ten test crops of the split's first image.
+
+    Args: stats: those of the training set: the images are an epoch's first and are shown cropped, flipped if drawn so,
+    and with their color shift; None: they are cropped as for testing.
+    """
+    images = min(images, dataset.split(split).samples)
+    shown = [*(_trained(dataset, split, stats, images, seed) if stats else _tested(dataset, split, images))]
+    rows = tiles(np.stack([tile.image for tile in shown]), COLUMNS, [tile.caption for tile in shown])
+    ten = next(_loader(dataset, split, "ten", 1).epoch(0)).images[0].numpy()
+    names = ["top left", "top right", "bottom left", "bottom right", "center"]
+    crops = tiles(ten, len(names), names + [f"{name}, flipped" for name in names])
+    crops = crops.resize((rows.width, round(crops.height * rows.width / crops.width)), Image.Resampling.LANCZOS)
+    both = Image.new("RGB", (rows.width, rows.height + 10 * GAP + CAPTION + crops.height), "white")
+    both.paste(rows, (0, 0))
+    write_text(both, (2, rows.height + 10 * GAP), f"The ten test crops of the first image of {split}:", both.width)
+    both.paste(crops, (0, both.height - crops.height))
+    return both
+
+
+def _loader(
+    dataset: Dataset, split: str, view: str, batch_size: int, augmentation: Augmentation | None = None
+) -> Loader:
+    settings, augmentation = Settings(threads=1), augmentation or Augmentation()
+    return Loader(dataset, split, view, batch_size=batch_size, settings=settings, augmentation=augmentation)
+
+
+def _trained(dataset: Dataset, split: str, stats: Stats, images: int, seed: int) -> Iterator[Tile]:
+    """Four tiles an image: the image, its crop, the crop flipped, and with its color shift."""
+    train = _loader(dataset, split, "train", images, Augmentation(stats, seed))
+    batch, (down, across, flips, shifts) = next(train.epoch(0)), train.draws(0, 0)
     assert shifts is not None
-    rows, captions = [], []
     for i, (shard, sample) in enumerate(train.order(0)[0].tolist()):
         flipped = batch.images[i].numpy()
         shifted = (flipped + shifts[i]).clip(0, 255).round().astype(np.uint8)
-        rows += [_complete(train.samples.jpeg((shard, sample))), flipped[:, :: -1 if flips[i] else 1], flipped, shifted]
-        name = dataset.classes[int(batch.labels[i])]
-        shift_text = ", ".join(f"{part:+.0f}" for part in shifts[i])
-        captions += [
-            dataset.words.get(name, name),
-            "cropped",
-            "flipped" if flips[i] else "not flipped",
-            f"color {shift_text}",
-        ]
-    ten = next(Loader(dataset, "train", "ten", batch_size=1, settings=settings).epoch(0)).images[0].numpy()
-    names = ["top left", "top right", "bottom left", "bottom right", "center"]
-    names += [f"{name}, flipped" for name in names]
-    rows_grid, crops = tiles(np.stack(rows), columns=4, captions=captions), tiles(ten, columns=5, captions=names)
-    both = Image.new("RGB", (max(rows_grid.width, crops.width), rows_grid.height + crops.height + 10 * GAP), "white")
-    both.paste(rows_grid, (0, 0))
-    both.paste(crops, (0, rows_grid.height + 10 * GAP))
-    return both
+        jpeg = train.samples.jpeg((shard, sample))
+        yield Tile(_complete(jpeg, float(down[i]), float(across[i])), _name(dataset, int(batch.labels[i])))
+        yield Tile(flipped[:, :: -1 if flips[i] else 1], "cropped")
+        yield Tile(flipped, "flipped" if flips[i] else "not flipped")
+        yield Tile(shifted, f"color {', '.join(f'{part:+.0f}' for part in shifts[i])}")
+
+
+def _tested(dataset: Dataset, split: str, images: int) -> Iterator[Tile]:
+    """Two tiles an image: the image, and its center crop. The images are spread over the split, for it may be stored
+    class by class."""
+    loader = _loader(dataset, split, "center", 1)
+    for number in range(images):
+        start = number * loader.num_batches // images
+        batch, ((shard, sample),) = next(loader.epoch(0, start)), loader.order(0)[start].tolist()
+        jpeg = loader.samples.jpeg((shard, sample))
+        yield Tile(_complete(jpeg, CENTER, CENTER), _name(dataset, int(batch.labels[0])))
+        yield Tile(batch.images[0, 0].numpy().copy(), "center crop")
+
+
+def _name(dataset: Dataset, label: int) -> str:
+    if label < 0:
+        return "cannot be decoded"
+    name = dataset.classes[label]
+    return dataset.words.get(name, name)
+
+
+def _complete(jpeg: bytes, down: float, across: float) -> np.ndarray:
+    """An image scaled to fit a tile, with the rectangle that a crop at this offset of its patch shows."""
+    image = ImageOps.exif_transpose(open_image(jpeg)).convert("RGB")
+    scale = CROP / max(image.size)
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    corners = [round(side * scale) for side in rectangle(image.width, image.height, down, across)]
+    box = (corners[0], corners[1], min(corners[2], small.width) - 1, min(corners[3], small.height) - 1)
+    draw = ImageDraw.Draw(small)
+    draw.rectangle(box, outline=AROUND, width=4)
+    draw.rectangle((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), outline=RECTANGLE, width=2)
+    return np.asarray(ImageOps.pad(small, (CROP, CROP), color="white"))
 
 
 def write(image: Image.Image, path: Path) -> None:
     """Writes an image in the format of the path's suffix, completely or not at all."""
     with atomic_write(path) as file:
         image.save(file, Image.registered_extensions()[path.suffix.lower()], quality=95)
-
-
-def _complete(jpeg: bytes) -> np.ndarray:
-    """An image scaled to fit a tile."""
-    image = ImageOps.exif_transpose(open_image(jpeg)).convert("RGB")
-    return np.asarray(ImageOps.pad(image, (CROP, CROP), color="white"))

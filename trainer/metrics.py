@@ -25,6 +25,7 @@ import torch
 from pipeline.samples import notice
 from shards.atomic import atomic_write
 from shards.errors import InputError
+from trainer.tensorboard import TensorBoard
 
 FILE = "metrics.jsonl"
 
@@ -151,22 +152,18 @@ def _seconds_between(began: Timestamp, ended: Timestamp) -> float:
 
 
 class MetricsLogger:
-    """Writes a run's lines to `metrics.jsonl`, and to TensorBoard's files in the same folder with `tensorboard`.
+    """Writes a run's lines to `metrics.jsonl`, and to TensorBoard's files, if there are any.
 
     A disk without room does not end the run: its lines are kept, with a notice, and written when there is room. A run
     whose disk stays full ends at its next checkpoint.
 
     Args: step, evaluated: of the checkpoint that the run continues from, see `rewind`.
-    Raises: InputError when TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, run: Path, step: int, evaluated: bool, tensorboard: bool):
-        self.run = run
-        self.summary_writer: Any = None
+    def __init__(self, run: Path, step: int, evaluated: bool, board: TensorBoard | None = None):
+        self.run, self.board = run, board
         self.unwritten: list[dict[str, Any]] = []
         rewind(run, step, evaluated)
-        if tensorboard:
-            self.summary_writer = summary_writer_class()(run / "tensorboard", purge_step=step + 1)
 
     def log(self, line: dict[str, Any]) -> None:
         self.unwritten.append(line)
@@ -175,31 +172,10 @@ class MetricsLogger:
         except InputError as error:
             if len(self.unwritten) == 1:
                 notice(f"{error}; training goes on, and its lines are written when there is room")
-        try:
-            self._log_to_tensorboard(line)
-        except OSError as error:
-            self.summary_writer = None
-            notice(f"cannot write {self.run / 'tensorboard'}: {error.strerror}; {FILE} has everything")
+        if self.board:
+            self.board.line(line)
 
     def write_all(self) -> None:
         """Writes what is not written yet. Raises InputError when there still is no room."""
         append(self.run, self.unwritten)
         self.unwritten = []
-
-    def _log_to_tensorboard(self, line: dict[str, Any]) -> None:
-        if not self.summary_writer:
-            return
-        for name, value in line.items():
-            if name not in ("kind", "step", "epoch", "crops", "samples") and value is not None:
-                tag = f"{line['kind']}/{name}" + (f"_{line['crops']}_crops" if line.get("crops", 1) > 1 else "")
-                self.summary_writer.add_scalar(tag, value, line["step"])
-        self.summary_writer.flush()
-
-
-def summary_writer_class() -> type[Any]:
-    """TensorBoard's SummaryWriter. Raises InputError when it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("--tensorboard needs a package: pip install 'alexnet-dali[tensorboard]'") from None
-    return SummaryWriter

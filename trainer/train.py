@@ -36,6 +36,7 @@ from trainer.alexnet import model_from_config
 from trainer.config import TrainConfig
 from trainer.cuda_graph import check_cuda_graphs, choose_compilation
 from trainer.evaluate import evaluate, ten_crop_batch_size
+from trainer.kernels import kernel_images
 from trainer.launch import choose_device, launch
 from trainer.loss_watch import LossWatch
 from trainer.model_parallel import replicate
@@ -58,6 +59,7 @@ from trainer.run_folder import (
 from trainer.schedule import lr_at
 from trainer.started import started
 from trainer.summary import summary
+from trainer.tensorboard import TensorBoard, summary_writer_class
 from trainer.train_step import TrainStep
 from trainer.transfer import start_from
 
@@ -70,7 +72,7 @@ def train(config: TrainConfig) -> None:
     Raises: InputError; `trainer.preemption.Preempted` when it was asked to stop, after a checkpoint.
     """
     if config.tensorboard:
-        metrics.summary_writer_class()
+        summary_writer_class()
     config = with_compilation(config)
     check_start(config)
     launch(train_rank, config.gpus, config.device, config, parallel=config.parallel, batch_size=config.batch_size)
@@ -131,6 +133,7 @@ class Trainer:
     train_step: TrainStep
     writer: checkpoint.CheckpointWriter
     logger: metrics.MetricsLogger | None
+    board: TensorBoard | None
     progress: Progress
     profiler: Profiler | None
 
@@ -164,6 +167,7 @@ class Trainer:
         self.saved = (0, False)  # the step of the newest checkpoint, and whether that holds its evaluation
         self.batches: Iterator[Batch] | None = None
         self.timer = metrics.StepTimer(context.device)
+        self.shown = False  # whether TensorBoard has what is shown once
         self.warm = not (config.compile or config.cuda_graphs)  # otherwise the first step is a warm-up
         if state:
             self.step = checkpoint.restore(state, self.model, self.optimizer)
@@ -208,6 +212,7 @@ class Trainer:
                 self._record_bad_samples()
                 self._save()
             raise
+        self._show_once(images)
         self.lr = lr_at(self.step, self.steps_per_epoch, self.config, list(self.errors.values()))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["lr_scale"]
@@ -286,6 +291,8 @@ class Trainer:
                 "precision": self.precision.state_dict(),
             }
             self.writer.save(self.step, self.model, self.optimizer, kept, best=self._is_best())
+            if state[0] != self.saved[0]:
+                self._show_kernels()
             self.saved = state
 
     @cached_property
@@ -325,7 +332,7 @@ class Trainer:
             trained = compile_model(trained, context.device)
         step = (context.layout, self.optimizer, self.precision, context.device, config.seed, bool(config.cuda_graphs))
         self.train_step = TrainStep(trained, *step)
-        self.logger = None
+        self.logger = self.board = None
         if self.is_first and not self.val_loader:
             ignored = ", and --final-crops 10 is ignored" if config.final_crops == 10 else ""
             notice(f"{self.dataset.where} has no val split: nothing is evaluated{ignored}")
@@ -333,7 +340,8 @@ class Trainer:
             notice(note)
         if self.is_first:
             write_config(run, self.record)
-            self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, config.tensorboard)
+            self.board = TensorBoard(run, self.step) if config.tensorboard else None
+            self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, self.board)
             if self.step:
                 done = self.step > self.last_step or (self.step == self.last_step and self.saved[1])
                 done = done or (self.step == self.last_step and not self.val_loader)
@@ -398,6 +406,25 @@ class Trainer:
         """Whether the last step's validation error is lower than all before."""
         before = [error for step, error in self.errors.items() if step != self.step]
         return self.errors.get(self.step, math.inf) < min(before, default=math.inf)
+
+    def _show_once(self, images: torch.Tensor) -> None:
+        """Before this process's first step: the run's options, its first batch and its kernels, in TensorBoard."""
+        if not self.config.tensorboard or self.shown:
+            return
+        self.shown = True
+        with self.timer.paused():
+            if self.board:
+                about = {name: value for name, value in self.record.items() if name not in ("classes", "words")}
+                self.board.options(about, self.step)
+                self.board.batch(images, self.preprocess, self.step + 1)
+            self._show_kernels()
+
+    def _show_kernels(self) -> None:
+        """conv1's kernels in TensorBoard; all ranks take part."""
+        if self.config.tensorboard:
+            towers = kernel_images(self.model)
+            if self.board:
+                self.board.kernels(towers, self.step)
 
     def _show_step(self, line: dict[str, Any]) -> None:
         """A step on the console: in the bar on a terminal, otherwise a line of its own."""

@@ -1,27 +1,63 @@
 """What a run measures of itself: img/s, the time that it waits for data, TensorBoard's files and traces."""
 
+import errno
+import io
 import json
 import resource
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from shards.dataset import Dataset
 from shards.errors import InputError
+from tests.support.loaders import loader_of
 from tests.support.training_runs import run
 from trainer import metrics
 from trainer import train as training
+from trainer.tensorboard import TensorBoard
 
 
 def test_tensorboard_and_profile(small_data, tmp_path):
     out = tmp_path / "run"
     run(small_data, out, steps=3, tensorboard=True, profile=(1, 2))
     assert "traceEvents" in json.loads((out / "trace-1-2.json").read_text())
-    assert list((out / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert {"train/loss", "train/lr", "eval/top1_error", "eval/top1_error_10_crops"} <= {*events.Tags()["scalars"]}
+    assert "| batch_size | 4 |" in events.Tensors("options/text_summary")[0].tensor_proto.string_val[0].decode()
+    for tag, steps in {"batch": [1], "conv1/tower_1": [0, 3], "conv1/tower_2": [0, 3]}.items():
+        assert [image.step for image in events.Images(tag)] == steps, tag
+    assert_shows_the_first_batch(events.Images("batch")[0].encoded_image_string, small_data)
     # The last step comes before the last one to trace: what there is of it is written
     run(small_data, out, steps=5, profile=(5, 9))
     assert "traceEvents" in json.loads((out / "trace-5-9.json").read_text())
+
+
+def assert_shows_the_first_batch(png, small_data):
+    """Its crops with their color shift, but without the mean, which is for the model alone."""
+    batch = next(loader_of(Dataset.load(small_data), batch_size=4).epoch(0))
+    expected = (batch.images + batch.color_shift[:, None, None, :]).clamp(0, 255).numpy()
+    picture = np.asarray(Image.open(io.BytesIO(png))).astype(float)
+    for number, image in enumerate(expected):
+        tile = picture[:224, number * 226 : number * 226 + 224]
+        assert abs(tile - image).max() < 0.6  # rounded
+
+
+def test_a_disk_without_room_for_tensorboard_does_not_end_a_run(tmp_path, capsys):
+    board = TensorBoard(tmp_path, 0)
+
+    def full(*values):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    board.writer.add_scalar = full
+    for step in (1, 2):
+        board.line({"kind": "train", "step": step, "loss": 1.0})
+    board.options({"lr": 0.1}, 0)
+    assert capsys.readouterr().err.count("tensorboard: No space left on device; metrics.jsonl has all lines") == 1
 
 
 def test_a_set_of_a_few_batches_is_told_what_to_choose(small_data, tmp_path, capfd):
@@ -39,8 +75,9 @@ def test_a_step_and_an_evaluation_are_shown_in_few_digits():
 
 def test_an_error_that_says_nothing_is_not_in_tensorboard(tmp_path):
     logged = []
-    logger = metrics.MetricsLogger(tmp_path, 0, False, tensorboard=True)
-    logger.summary_writer.add_scalar = lambda *values: logged.append(values)
+    board = TensorBoard(tmp_path, 0)
+    logger = metrics.MetricsLogger(tmp_path, 0, False, board)
+    board.writer.add_scalar = lambda *values: logged.append(values)
     line = {"kind": "eval", "step": 3, "epoch": 0, "crops": 1, "top1_error": 0.5, "top5_error": None, "samples": 9}
     logger.log(line)
     assert logged == [("eval/top1_error", 0.5, 3)] and metrics.read(tmp_path) == [line]
@@ -104,7 +141,7 @@ def test_a_first_step_that_is_compiled_is_announced_and_counts_in_no_rate(small_
 
 
 def test_lines_that_a_full_disk_does_not_take_are_written_later(tmp_path, monkeypatch, capsys):
-    logger = metrics.MetricsLogger(tmp_path, 0, False, tensorboard=False)
+    logger = metrics.MetricsLogger(tmp_path, 0, False, None)
     lines = [{"kind": "train", "step": step} for step in range(4)]
     logger.log(lines[0])
     with monkeypatch.context() as patch:
