@@ -51,9 +51,9 @@ class Recipe(NamedTuple):
     precision: str
 
 
-# Two cores: an eighth of the kernels, small batches (many steps of an epoch), and the 2012 release's larger initial
+# Two cores: an eighth of the kernels, smaller batches (more steps of an epoch), and the 2012 release's larger initial
 # weights in the middle layers, without which so few epochs teach nothing
-SMALL = Recipe(0.125, 2, (), 16, 0.01, 0.03, "fp32")
+SMALL = Recipe(0.125, 3, (2,), 32, 0.01, 0.03, "fp32")
 # A GPU: the paper's net, batch, learning rate and initial weights, and its three drops, at a third of its epochs
 FULL = Recipe(1.0, 30, (18, 24, 28), 128, 0.01, 0.01, "bf16")
 
