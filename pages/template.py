@@ -33,6 +33,7 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem }
 td, th { border-top: 1px solid var(--line); padding: .3rem .5rem .3rem 0; vertical-align: top; text-align: left }
 th { border-top: 0; font-weight: 600 }
 td:last-child, th:last-child { text-align: right; padding-right: 0 }
+td:first-child, td:last-child { overflow-wrap: break-word }
 .several td, .several th { min-width: 7rem } .several td:not(:first-child), .several th:not(:first-child) {
   text-align: right }
 summary { cursor: pointer; color: var(--quiet); font-size: .875rem }

@@ -62,9 +62,8 @@ def batch_grid(batch: Batch, classes: Sequence[str]) -> Image.Image:
     images = batch.images.cpu().float()
     if batch.color_shift is not None:
         images += batch.color_shift[:, None, None, :]
-    return tiles(
-        images.clamp(0, 255).round().byte().numpy(), columns=8, captions=[classes[int(label)] for label in batch.labels]
-    )
+    captions = [classes[int(label)] for label in batch.labels]
+    return tiles(images.clamp(0, 255).round().byte().numpy(), columns=min(8, len(images)), captions=captions)
 
 
 def sheet(dataset: Dataset, split: str, stats: Stats | None, images: int, seed: int) -> Image.Image:

@@ -30,6 +30,8 @@ class Run:
         try:
             record = json.loads((folder / CONFIG).read_text())
             config = TrainConfig.from_recorded(record, folder)
+            if missing := {"dataset", "classes"} - record.keys():
+                raise KeyError(min(missing))
             trained, evaluated = metrics.read(folder, "train"), metrics.read(folder, "eval")
             bad = bad_samples(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,6 @@ import torch
 from pipeline.samples import notice
 from shards.atomic import atomic_write
 from shards.errors import InputError
-from trainer.tensorboard import TensorBoard
 
 FILE = "metrics.jsonl"
 
@@ -152,16 +151,16 @@ def _seconds_between(began: Timestamp, ended: Timestamp) -> float:
 
 
 class MetricsLogger:
-    """Writes a run's lines to `metrics.jsonl`, and to TensorBoard's files, if there are any.
+    """Writes a run's lines to `metrics.jsonl`.
 
     A disk without room does not end the run: its lines are kept, with a notice, and written when there is room. A run
     whose disk stays full ends at its next checkpoint.
 
-    Args: step, evaluated: of the checkpoint that the run continues from, see `rewind`.
+    Args: step, evaluated: of the checkpoint that the run continues from, see `rewind`; also: gets each line, too.
     """
 
-    def __init__(self, run: Path, step: int, evaluated: bool, board: TensorBoard | None = None):
-        self.run, self.board = run, board
+    def __init__(self, run: Path, step: int, evaluated: bool, also: Callable[[dict[str, Any]], None] | None):
+        self.run, self.also = run, also
         self.unwritten: list[dict[str, Any]] = []
         rewind(run, step, evaluated)
 
@@ -172,8 +171,8 @@ class MetricsLogger:
         except InputError as error:
             if len(self.unwritten) == 1:
                 notice(f"{error}; training goes on, and its lines are written when there is room")
-        if self.board:
-            self.board.line(line)
+        if self.also:
+            self.also(line)
 
     def write_all(self) -> None:
         """Writes what is not written yet. Raises InputError when there still is no room."""

@@ -22,7 +22,8 @@ def summary(run: Path, data: str) -> str:
             f"Best: {run / BEST}, {metrics.error_text(best)} after step {best['step']}, epoch {best['epoch'] + 1}"
         )
     folder = shlex.quote(str(run))
-    lines.append(f"Next: python cli.py predict --checkpoint {folder} IMAGE...")
+    lines.append(f"Next: python cli.py report {folder} --out report.html")
+    lines.append(f"      python cli.py predict --checkpoint {folder} IMAGE...")
     if evaluated:
         lines.append(
             f"      python cli.py eval --checkpoint {folder} --data {shlex.quote(data)} --crops 10 --per-class"

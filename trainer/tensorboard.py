@@ -60,7 +60,7 @@ class TensorBoard:
     def batch(self, images: torch.Tensor, preprocess: Preprocess, step: int) -> None:
         """The first images of a batch, as the model gets them, but for the mean. Args: images: the model's input."""
         shown = preprocess.visible(images[:SHOWN]).cpu().numpy()
-        self._image("batch", tiles(shown, columns=8), step)
+        self._image("batch", tiles(shown, columns=min(8, len(shown))), step)
 
     def kernels(self, towers: Sequence[np.ndarray], step: int) -> None:
         """conv1's kernels, a picture a tower. Args: towers: of `trainer.kernels.kernel_images`."""

@@ -341,7 +341,8 @@ class Trainer:
         if self.is_first:
             write_config(run, self.record)
             self.board = TensorBoard(run, self.step) if config.tensorboard else None
-            self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, self.board)
+            also = self.board.line if self.board else None
+            self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, also)
             if self.step:
                 done = self.step > self.last_step or (self.step == self.last_step and self.saved[1])
                 done = done or (self.step == self.last_step and not self.val_loader)

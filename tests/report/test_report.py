@@ -128,10 +128,19 @@ def test_the_curve_alone_is_an_svg(second, tmp_path):
 def test_what_cannot_be_reported_is_one_line(run, data, images, tmp_path):
     (tmp_path / "fresh").mkdir()
     shutil.copy(run / "config.json", tmp_path / "fresh")
+    (tmp_path / "broken").mkdir()
+    record = json.loads((run / "config.json").read_text())
+    (tmp_path / "broken" / "config.json").write_text(json.dumps({**record, "batch_size": "many"}))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(
+        json.dumps({name: value for name, value in record.items() if name != "dataset"})
+    )
     out = tmp_path / "page.html"
     for words, complaint in (
         ((data, "--out", out), f"{data} is not a run: it holds no config.json"),
         ((tmp_path / "fresh", "--out", out), "has no logged step yet"),
+        ((tmp_path / "broken", "--out", out), "is not a run that can be read"),
+        ((tmp_path / "other", "--out", out), "is not a run that can be read (KeyError: 'dataset')"),
         ((run, run, "--out", tmp_path / "curve.svg"), "is the learning curve of one run"),
         ((run, "--out", tmp_path / "page.pdf"), "give a name that ends in .html, .svg"),
         ((run, "--out", out, "--data", images), f"{images}"),

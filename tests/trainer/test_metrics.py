@@ -76,7 +76,7 @@ def test_a_step_and_an_evaluation_are_shown_in_few_digits():
 def test_an_error_that_says_nothing_is_not_in_tensorboard(tmp_path):
     logged = []
     board = TensorBoard(tmp_path, 0)
-    logger = metrics.MetricsLogger(tmp_path, 0, False, board)
+    logger = metrics.MetricsLogger(tmp_path, 0, False, board.line)
     board.writer.add_scalar = lambda *values: logged.append(values)
     line = {"kind": "eval", "step": 3, "epoch": 0, "crops": 1, "top1_error": 0.5, "top5_error": None, "samples": 9}
     logger.log(line)
