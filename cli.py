@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from paper.registry import SEEDS, STUDIES, table
 from shards.atomic import make_output_folder
 from shards.console import drop_what_is_unread
 from shards.errors import InputError
@@ -29,6 +30,7 @@ from trainer.config import (
 )
 
 __version__ = "0.1.0"
+STUDIES_HELP = f"\b\n{table()}"
 
 # The heavy imports (torch, DALI) stand inside the commands that need them, after the checks that need neither, so that
 # --help and a wrong folder are answered at once.
@@ -721,6 +723,37 @@ def throughput_bench(compare: tuple[Path, Path] | None, **options: Any) -> None:
 
     model = {name: options.pop(name) for name in ("width", "precision", "compile", "cuda_graphs")}
     command.run(BenchConfig(model=ModelOptions(**model), **options))
+
+
+@main.command(epilog=STUDIES_HELP)
+@click.argument("name", type=click.Choice(tuple(STUDIES)), metavar="NAME")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Images in train/CLASS and test/CLASS or val/CLASS: a folder, a .tar or a .tar.gz.",
+)
+@click.option("--out", type=FOLDER, required=True, help="The folder for the answer, its pictures and what is finished.")
+@click.option("--seeds", type=click.IntRange(1), default=SEEDS, show_default=True, help="Trainings of each variant.")
+@click.option("--full", is_flag=True, help="The size that is meant for a GPU.")
+@click.option("--json", "json_path", type=OutputFile(), help="Also write the answer to this file.")
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto takes a GPU where there is one.",
+)
+def study(name: str, out: Path, json_path: Path | None, **options: Any) -> None:
+    """Try a claim of the paper: a figure beside its own.
+
+    A study that was broken off is continued by the same command, and more --seeds add to those that are there.
+    """
+    from bench.harness.record import write_report
+    from paper.command import run, written
+
+    report = run(name, out=out, **options)
+    write_report(json_path, report)
+    click.echo(written(report, out))
 
 
 @main.command("demo")

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from pages.plot import Axis, Line, Plot, draw, round_up, standalone
+from paper.job import Job
+from paper.part_trials import part_trials
 from paper.parts import ERRORS, error, error_rows, lines, of_net, spread, summary
 from paper.pictures import bars, dots
 from paper.trials import BRIGHTNESS, COMPLETE
@@ -16,6 +18,10 @@ NEIGHBORS = (0.0, 100.0, 300.0)  # activations of the four other kernels of a wi
 HOW = {"darker": "brightness", "flatter": "contrast"}
 WHEN = ("before", "after")
 LARGEST = 1000.0  # activation that the curve goes to
+
+
+def trials(job: Job) -> list[dict[str, Any]]:
+    return part_trials(job, list(PAPER))
 
 
 def answer(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:

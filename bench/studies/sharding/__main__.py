@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bench.harness.machine import cpu_name, memory_gib
+from bench.harness.host import cpu_name, memory_gib
 from bench.harness.record import heading, json_option, write_report
 from bench.studies import sharding as study
 from bench.studies.sharding.codecs import libraries, scaled_decoding

@@ -1,0 +1,52 @@
+"""The machine that figures were measured on, but for DALI: the processor, its cores and memory, the GPU, torch."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PROJECT = Path(__file__).parents[2]
+
+
+def describe_host(device: torch.device, gpus: int = 1) -> dict[str, Any]:
+    """{"cpu", "cores", "memory_gib", "device", "gpus", "python", "torch", "commit"} and, with a GPU, "gpu", its name.
+    Args: gpus: how many devices were used."""
+    described = {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": memory_gib(),
+        "device": device.type,
+        "gpus": gpus,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "commit": commit(),
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+    return described
+
+
+def commit() -> str | None:
+    """The commit that is checked out here, with "-dirty" where files differ from it; None outside a checkout."""
+    if not (PROJECT / ".git").exists():
+        return None
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's model, as the kernel names it."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def memory_gib() -> float:
+    """The machine's memory, to a tenth of a GiB."""
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
