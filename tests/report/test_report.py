@@ -98,6 +98,33 @@ def test_a_run_whose_checkpoints_are_gone_still_has_its_curves(run, tmp_path):
     assert html.count("<svg") == 2 and html.count("Missing: see the top") == 3
 
 
+def test_a_data_set_of_other_classes_answers_nothing(run, data, tmp_path):
+    """Where `config.json` names it that is said; where --data does, it is an error."""
+    other, copy = tmp_path / "other", tmp_path / "copy"
+    shutil.copytree(data, other)
+    first = Dataset.load(data).classes[0]
+    (other / "dataset.json").write_text((other / "dataset.json").read_text().replace(f'"{first}"', '"zebra"'))
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**record, "data": str(other)}))
+    done = report(copy, "--out", tmp_path / "page.html", "--device", "cpu")
+    assert done.exit_code == 0 and f"{other} is another data set than the run's" in done.stderr
+    assert "zebra, is none of the 4 classes" in done.stderr
+    assert (tmp_path / "page.html").read_text().count("Missing: see the top of the page.") == 2
+    done = report(run, "--out", tmp_path / "page.html", "--device", "cpu", "--data", other)
+    assert done.exit_code == 1 and done.stderr.splitlines()[-1].startswith(f"Error: class 0 of {other}, zebra, is none")
+
+
+def test_a_data_set_without_val_has_kernels_and_facts_alone(run, data, tmp_path):
+    only_train = tmp_path / "train"
+    shutil.copytree(data, only_train)
+    about = json.loads((only_train / "dataset.json").read_text())
+    del about["splits"]["val"]
+    (only_train / "dataset.json").write_text(json.dumps(about))
+    done = report(run, "--out", tmp_path / "page.html", "--device", "cpu", "--data", only_train)
+    assert done.exit_code == 0 and f"need a val split, and {only_train} has none" in done.stderr
+
+
 def test_hostile_names_are_text(run):
     """Of classes, words, folders, bad samples and options."""
     read = Run.load(run)
