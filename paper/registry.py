@@ -13,20 +13,20 @@ class About(NamedTuple):
     images: str
 
 
-PARTS = "three seeds of each net, an eighth of the kernels, two epochs"
+PARTS = "three seeds of each net, an eighth of the kernels, three epochs"
 STUDIES = {
     "towers": About(
         "Do two towers change the result, and do they specialize (3.2, figure 3)?",
         "paper.towers",
-        f"{PARTS}: 35 minutes",
+        f"{PARTS}: 20 minutes",
         "Tiny ImageNet",
     ),
-    "lrn": About("What does LRN do, what does it buy (3.3)?", "paper.lrn", f"{PARTS}: 25 minutes", "Tiny ImageNet"),
+    "lrn": About("What does LRN do, what does it buy (3.3)?", "paper.lrn", f"{PARTS}: 13 minutes", "Tiny ImageNet"),
     "pooling": About(
-        "What does overlap in pooling buy (3.4)?", "paper.pooling", f"{PARTS}: 25 minutes", "Tiny ImageNet"
+        "What does overlap in pooling buy (3.4)?", "paper.pooling", f"{PARTS}: 13 minutes", "Tiny ImageNet"
     ),
     "lighting": About(
-        "What does the augmentation of colors buy (4.1)?", "paper.lighting", f"{PARTS}: 25 minutes", "Tiny ImageNet"
+        "What does the augmentation of colors buy (4.1)?", "paper.lighting", f"{PARTS}: 13 minutes", "Tiny ImageNet"
     ),
 }
 SEEDS = 3
