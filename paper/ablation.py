@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.geometry import CENTER, CROP, SIZE
 from pipeline.order import Augmentation, Draws, EpochOrder, draw
 from pipeline.stats import Stats
+from shards.errors import InputError
 from trainer.alexnet import AlexNet, Variant
 from trainer.cuda_graph import GraphedStep
 from trainer.optimizer import build_optimizer
@@ -131,7 +132,11 @@ def train(
     an epoch's last partial batch is dropped.
 
     Args: lighting: whether colors are shifted (section 4.1); after_epoch: is given each epoch's mean loss.
+    Raises: InputError for fewer images than a batch.
     """
+    if len(data.images) < recipe.batch_size:
+        count = f"{len(data.images)} training images are fewer than a batch of {recipe.batch_size}"
+        raise InputError(f"{count}: give a larger set")
     device, classes = data.images.device, int(data.labels.max()) + 1
     model = AlexNet(classes, recipe.width, variant=variant._replace(middle_std=recipe.middle_std))
     model.init_weights(seed)

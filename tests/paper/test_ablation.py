@@ -9,6 +9,7 @@ from paper import ablation
 from paper.ablation import SMALL, Images, Input, crop, epoch_draws, errors, image_stats, train
 from pipeline.order import Augmentation, draw
 from pipeline.preprocess import Preprocess
+from shards.errors import InputError
 from shards.images import scaled_square
 from trainer.alexnet import AlexNet, Variant
 from trainer.precision import Precision
@@ -72,6 +73,12 @@ def test_training_learns_and_is_the_same_with_the_same_seed():
         other = train(Variant(), TINY._replace(epochs=1), data, prepare, *how)
         same = train(Variant(), TINY._replace(epochs=1), data, prepare, 0)
         assert not torch.equal(same.fc8.weight, other.fc8.weight)
+
+
+def test_fewer_images_than_a_batch_are_refused():
+    data = made_images(7)
+    with pytest.raises(InputError, match="7 training images are fewer than a batch of 8"):
+        train(Variant(), TINY, data, Input(data.images), 0)
 
 
 def test_errors_count_each_image_once(monkeypatch):

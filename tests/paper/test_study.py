@@ -116,7 +116,7 @@ def study(*words):
 
 
 def test_a_study_is_continued_and_other_images_are_refused(tmp_path):
-    data, out = made_set(tmp_path / "set"), tmp_path / "out"
+    data, out = made_set(tmp_path / "set", per_class=16), tmp_path / "out"
     words = ("pooling", "--data", data, "--out", out, "--device", "cpu")
     first = study(*words, "--seeds", 1, "--json", tmp_path / "answer.json")
     assert first.exit_code == 0, first.output
