@@ -8,6 +8,7 @@ python -m bench.tables --check  fails where one is not what would be written
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ TRAINING_RUNS = {
     "at-256-quarter-width": "at 256, a quarter of the kernels",
 }
 SIZE = 256  # at which the images of the first table are stored
+CLAIMS = ("towers", "lrn", "pooling", "lighting")  # in the order of docs/paper.md
 LOADER_RUNS = {"originals": "originals", "at-256": "at 256"}
 
 
@@ -350,6 +352,23 @@ def waiting() -> str:
     )
 
 
+def claim(study: str) -> str:
+    """A claim of the paper, tried (`study`): what each record answers, a GPU's first."""
+    reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"study-{study}-*.json"))]
+    if not reports:
+        return "Not run yet."
+    return "\n\n".join(_answer(report) for report in sorted(reports, key=lambda report: not report["full"]))
+
+
+def _answer(report: Report) -> str:
+    machine = report["machine"]
+    where = machine.get("gpu") or f"{machine['cores']} cores, without a GPU"
+    data = f" --data {report['data']['name']}" if report["data"] else ""
+    command = f"python cli.py study {report['study']}{data} --out studies --seeds {report['seeds']}"
+    lines = "\n".join(f"- {line}" for line in report["text"])
+    return f"`{command}{' --full' * report['full']}` on {where}:\n\n{lines}"
+
+
 Part = Callable[[], str]
 Section = tuple[Part, ...]  # what lies between two markers
 DOCUMENTS: dict[str, tuple[Section, ...]] = {
@@ -357,6 +376,7 @@ DOCUMENTS: dict[str, tuple[Section, ...]] = {
     "docs/speed.md": ((step, step_on_a_gpu), (waiting,), (normalization_on_a_gpu,)),
     "docs/data-path-speed.md": ((gpu_limits,),),
     "docs/shards.md": ((quality,),),
+    "docs/paper.md": tuple((partial(claim, study),) for study in CLAIMS),
 }
 
 
