@@ -8,7 +8,7 @@ import torch
 from pages.plot import Axis, Line, Plot, draw, round_up, standalone
 from paper.job import Job
 from paper.part_trials import part_trials
-from paper.parts import ERRORS, error, error_rows, lines, of_net, spread, summary
+from paper.parts import error, error_rows, lines, of_net, spread, summary
 from paper.pictures import bars, dots
 from paper.trials import BRIGHTNESS, COMPLETE
 from trainer.lrn import local_response_norm
@@ -109,6 +109,6 @@ def _error_plot(about: dict[str, Any]) -> str:
         Line(net, [(row["brightness"], row[net]["mean"]) for row in about["brightness"]], color)
         for color, net in enumerate((COMPLETE, *PAPER))
     ]
-    axis = Axis(f"{ERRORS[0]} error", 100, "{:g} %".format)
+    axis = Axis("top-1 error", 100, "{:g} %".format)
     title = "The top-1 error by the test images' brightness, with and without normalization"
     return standalone(draw(Plot(title, series, axis, 1.0, x_title="brightness of the image", width=640)))

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from paper.pictures import Row
 from paper.trials import COMPLETE
 
-ERRORS = ("top1", "top5")
+ERRORS = {"top1": "top-1", "top5": "top-5"}
 
 
 class Spread(TypedDict):
@@ -70,11 +70,11 @@ def lines(about: dict[str, Any]) -> list[str]:
     """A summary for people."""
     rows = []
     for net, errors in about["errors"].items():
-        text = ", ".join(f"{name} error {spread_text(errors[name])} %" for name in ERRORS)
+        text = ", ".join(f"{words} error {spread_text(errors[name])} %" for name, words in ERRORS.items())
         rows.append(f"{net}: {text}, mean (lowest to highest) of {about['seeds']} seeds")
     for net, differences in about["differences"].items():
-        for name in ERRORS:
-            text = f"{net}, beside {COMPLETE}: {name} error {spread_text(differences[name], '+')} points"
+        for name, words in ERRORS.items():
+            text = f"{net}, beside {COMPLETE}: {words} error {spread_text(differences[name], '+')} points"
             if name in about["paper"][net]:
                 paper = about["paper"][net][name]
                 text += f"; paper {paper:+g}: {verdict(differences[name], paper)}"

@@ -32,7 +32,7 @@ def test_a_study_answers_and_draws(trials, name):
     json.dumps(about)
     text = "\n".join(study.text(about))
     for net, paper in study.PAPER.items():
-        assert f"{net}, beside {COMPLETE}: top1 error" in text
+        assert f"{net}, beside {COMPLETE}: top-1 error" in text
         assert all(f"paper {figure:+g}" in text for figure in paper.values())
     pictures = study.pictures(trials)
     assert name in pictures and all(picture.startswith(name) for picture in pictures)
@@ -88,8 +88,8 @@ def test_differences_are_of_nets_of_the_same_seed():
         key: pytest.approx(v) for key, v in {"mean": -0.5, "lowest": -1, "highest": 0}.items()
     }
     text = "\n".join(lines(summary(made, pooling.PAPER)))
-    assert "pooling 2/2: top1 error 28.0 (26.0 to 30.0) %" in text
-    assert "top1 error +1.5 (+1.0 to +2.0) points; paper +0.4: higher with every seed" in text
+    assert "pooling 2/2: top-1 error 28.0 (26.0 to 30.0) %" in text
+    assert "top-1 error +1.5 (+1.0 to +2.0) points; paper +0.4: higher with every seed" in text
 
 
 def test_a_verdict_says_when_the_seeds_show_nothing():

@@ -120,7 +120,7 @@ def test_a_study_is_continued_and_other_images_are_refused(tmp_path):
     words = ("pooling", "--data", data, "--out", out, "--device", "cpu")
     first = study(*words, "--seeds", 1, "--json", tmp_path / "answer.json")
     assert first.exit_code == 0, first.output
-    assert "pooling 2/2, beside complete: top1 error" in first.output
+    assert "pooling 2/2, beside complete: top-1 error" in first.output
     report = json.loads((out / "pooling.json").read_text())
     assert report == json.loads((tmp_path / "answer.json").read_text())
     assert report["seeds"] == 1 and report["machine"]["device"] == "cpu" and report["answer"]["seeds"] == 1
