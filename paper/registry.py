@@ -15,6 +15,9 @@ class About(NamedTuple):
 
 PARTS = "three seeds of each net, an eighth of the kernels, three epochs"
 STUDIES = {
+    "relu-vs-tanh": About(
+        "Why ReLU (3.1, figure 1)?", "paper.relu_vs_tanh", "5,000 images, three seeds: 10 minutes", "CIFAR-10"
+    ),
     "towers": About(
         "Do two towers change the result, and do they specialize (3.2, figure 3)?",
         "paper.towers",

@@ -1,0 +1,165 @@
+"""Why ReLU (section 3.1, figure 1)? How many epochs a four-layer net takes to a training error of 25 %, with either.
+
+No regularization, and the learning rate that is fastest for each, found by doubling and halving from a first one until
+both its neighbors are slower, with a seed that is not counted. The training error is of the images as they are trained
+on, before the update: in windows of a tenth of an epoch, between whose middles it is interpolated.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from pages.plot import Axis, Line, Plot, draw, standalone
+from paper.images import ImageSet
+from paper.job import Job
+from paper.parts import spread
+from paper.small_net import Activation, Prepare, Shape, SmallNet, orders, stepper, subset
+
+PAPER: dict[str, Any] = {"ratio": 6, "section": "3.1, figure 1"}
+SIDE, TARGET, WINDOWS = 32, 0.25, 10
+ACTIVATIONS: tuple[Activation, ...] = ("relu", "tanh")
+SEARCH_SEED = 1000
+FIRST_LR = 0.01
+
+
+class Size(NamedTuple):
+    """images: to train on; most: epochs after which a training ends."""
+
+    images: int
+    kernels: tuple[int, int, int]
+    batch_size: int
+    most: int
+
+
+SMALL = Size(5_000, (16, 16, 32), 32, 60)
+FULL = Size(50_000, (32, 32, 64), 128, 60)  # the whole of CIFAR-10
+
+
+def trials(job: Job) -> list[dict[str, Any]]:
+    """The search's trainings, then those of all seeds, as `training` returns them."""
+    size = FULL if job.full else SMALL
+    data = functools.cache(lambda: job.images(SIDE))
+    settings = {"size": size._asdict(), "target": TARGET}
+
+    def run(cells: Sequence[tuple[Activation, float, int, float]], label: str) -> list[dict[str, Any]]:
+        work = {
+            f"{activation}-lr{lr:g}-seed{seed}": functools.partial(training, data, size, activation, lr, seed, most)
+            for activation, lr, seed, most in cells
+        }
+        return list(job.run("relu-vs-tanh", settings, work, label).values())
+
+    found: list[dict[str, Any]] = []
+    for activation in ACTIVATIONS:
+        tried: dict[float, dict[str, Any]] = {}
+        lr: float | None = FIRST_LR
+        while lr is not None:
+            most = min([size.most, *(one["epochs"] for one in tried.values() if one["epochs"])])
+            tried[lr] = run([(activation, lr, SEARCH_SEED, most)], f"learning rate of {activation}: {lr:g}")[0]
+            lr = next_lr(tried)
+        best = min(tried, key=lambda rate: speed(tried[rate]))
+        found += tried.values()
+        cells = [(activation, best, seed, float(size.most)) for seed in range(job.seeds)]
+        found += run(cells, f"{activation}, learning rate {best:g}")
+    return found
+
+
+def speed(tried: dict[str, Any]) -> tuple[float, float]:
+    """Smaller for a faster training: its epochs to the target, then its last error."""
+    return tried["epochs"] or math.inf, tried["curve"][-1][1]
+
+
+def next_lr(tried: dict[float, dict[str, Any]]) -> float | None:
+    """The learning rate to try next: a neighbor of the best that was not tried; None when both were."""
+    best = min(tried, key=lambda rate: speed(tried[rate]))
+    return next((rate for rate in (best * 2, best / 2) if rate not in tried), None)
+
+
+def training(data: Any, size: Size, activation: Activation, lr: float, seed: int, most: float) -> dict[str, Any]:
+    """{"activation", "lr", "seed", "curve", "epochs"}: pairs of (epoch, training error), and when it was TARGET, None
+    when that was not reached within `most` epochs."""
+    loaded: ImageSet = data()
+    images = subset(loaded.train, size.images)
+    device = images.images.device
+    net = SmallNet(Shape(size.kernels, activation=activation), len(loaded.classes), seed).to(device)
+    step = stepper(net, images, Prepare(images.images), lr, torch.Generator(device), lambda x: x)
+    curve: list[tuple[float, float]] = []
+    for epoch, batches in enumerate(orders(len(images.labels), size.batch_size, seed)):
+        on_device = batches.to(device)
+        for number, window in enumerate(on_device.chunk(WINDOWS)):
+            wrong = torch.stack([step(rows) for rows in window])
+            share = min(WINDOWS, len(batches))
+            curve.append((epoch + (number + 0.5) / share, float(wrong.sum()) / window.numel()))
+        reached = crossing(curve)
+        if reached is not None or epoch + 1 >= most:
+            return {"activation": activation, "lr": lr, "seed": seed, "curve": curve, "epochs": reached}
+    raise AssertionError("epochs do not end")
+
+
+def crossing(curve: Sequence[tuple[float, float]]) -> float | None:
+    """The epoch at which the curve first comes to TARGET, None when it does not."""
+    before = (0.0, 1.0)
+    for epoch, error in curve:
+        if error <= TARGET:
+            return before[0] + (epoch - before[0]) * (before[1] - TARGET) / (before[1] - error)
+        before = epoch, error
+    return None
+
+
+def _counted(trials: Sequence[dict[str, Any]], activation: str) -> list[dict[str, Any]]:
+    of = [one for one in trials if one["activation"] == activation and one["seed"] != SEARCH_SEED]
+    return sorted(of, key=lambda one: int(one["seed"]))
+
+
+def answer(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The epochs to TARGET by seed, the ratio of each seed's, both spreads, and the search."""
+    about: dict[str, Any] = {"target": TARGET, "search": {}, "lr": {}, "epochs": {}}
+    for activation in ACTIVATIONS:
+        search = [one for one in trials if one["activation"] == activation and one["seed"] == SEARCH_SEED]
+        about["search"][activation] = [
+            {"lr": one["lr"], "epochs": one["epochs"]} for one in sorted(search, key=lambda one: float(one["lr"]))
+        ]
+        counted = _counted(trials, activation)
+        about["lr"][activation] = counted[0]["lr"]
+        about["epochs"][activation] = [one["epochs"] for one in counted]
+    pairs = list(zip(*(about["epochs"][activation] for activation in ACTIVATIONS), strict=True))
+    complete = all(None not in pair for pair in pairs)
+    about["ratios"] = [tanh / relu for relu, tanh in pairs] if complete else None
+    about["ratio"] = spread(about["ratios"]) if complete else None
+    return about
+
+
+def text(about: dict[str, Any]) -> list[str]:
+    rows = []
+    for activation in ACTIVATIONS:
+        epochs = [f"{one:.2f}" if one else "not reached" for one in about["epochs"][activation]]
+        tried = ", ".join(
+            f"{one['lr']:g}: {format(one['epochs'], '.2f') if one['epochs'] else 'slower'}"
+            for one in about["search"][activation]
+        )
+        rows.append(
+            f"{activation}: epochs to {about['target']:.0%} training error {', '.join(epochs)}, a figure for each seed"
+        )
+        rows.append(f"  at learning rate {about['lr'][activation]:g}, of those tried ({tried})")
+    ratio = about["ratio"]
+    if ratio is None:
+        return [*rows, "a net did not reach the target, so there is no ratio"]
+    found = f"{ratio['mean']:.1f} ({ratio['lowest']:.1f} to {ratio['highest']:.1f})"
+    return [*rows, f"ReLU is {found} times as fast; paper: {PAPER['ratio']} times"]
+
+
+def pictures(trials: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Figure 1: the training error over epochs, a line for each seed."""
+    lines = []
+    for color, activation in enumerate(ACTIVATIONS):
+        for one in _counted(trials, activation):
+            name = f"{activation}, learning rate {one['lr']:g}" if one["seed"] == 0 else ""
+            lines.append(Line(name, [(x, 100 * y) for x, y in one["curve"]], color))
+    end = max(x for line in lines for x, _ in line.points)
+    axis = Axis("training error", 100.0, lambda value: f"{value:.0f} %")
+    what = "Training error over epochs with ReLU and with tanh, as in the paper's figure 1"
+    target = Line("25 %", [(0, 100 * TARGET), (end, 100 * TARGET)], 2)
+    plot = Plot(what, [*lines, target], axis, end, x_title="epochs", width=640, height=360)
+    return {"relu-vs-tanh": standalone(draw(plot))}
