@@ -180,5 +180,5 @@ def errors(
             logits = model(prepared)
         ranked = logits.topk(min(5, model.classes), dim=1).indices == labels[:, None]
         right += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-    top1, top5 = (1 - right / len(data.labels)).tolist()
+    top1, top5 = (1 - count / len(data.labels) for count in right.tolist())
     return {"top1_error": top1, "top5_error": top5}
