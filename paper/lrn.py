@@ -17,7 +17,7 @@ PAPER = {"no LRN": {"top1": 1.4, "top5": 1.2}}  # section 3.3
 NEIGHBORS = (0.0, 100.0, 300.0)  # activations of the four other kernels of a window
 HOW = {"darker": "brightness", "flatter": "contrast"}
 WHEN = ("before", "after")
-LARGEST = 1000.0  # activation that the curve goes to
+LARGEST = 800.0  # activation that the curve goes to
 
 
 def trials(job: Job) -> list[dict[str, Any]]:
@@ -101,7 +101,9 @@ def _brightness_plot(about: dict[str, Any]) -> str:
         "of the unchanged image's", round_up(max(y for line in series for _, y in line.points)), "{:.0%}".format
     )
     title = "The mean activation of conv1 by the image's brightness or contrast"
-    return standalone(draw(Plot(title, series, axis, 1.0, x_title="of the image's brightness or contrast", width=640)))
+    return standalone(
+        draw(Plot(title, series, axis, 1.0, x_title="times the image's brightness, or its contrast", width=640))
+    )
 
 
 def _error_plot(about: dict[str, Any]) -> str:
@@ -109,6 +111,6 @@ def _error_plot(about: dict[str, Any]) -> str:
         Line(net, [(row["brightness"], row[net]["mean"]) for row in about["brightness"]], color)
         for color, net in enumerate((COMPLETE, *PAPER))
     ]
-    axis = Axis("top-1 error", 100, "{:g} %".format)
+    axis = Axis("top-1 error, %", 100, "{:g}".format)
     title = "The top-1 error by the test images' brightness, with and without normalization"
     return standalone(draw(Plot(title, series, axis, 1.0, x_title="brightness of the image", width=640)))
