@@ -16,7 +16,7 @@ class About(NamedTuple):
 PARTS = "three seeds of each net, an eighth of the kernels, three epochs"
 STUDIES = {
     "relu-vs-tanh": About(
-        "Why ReLU (3.1, figure 1)?", "paper.relu_vs_tanh", "5,000 images, three seeds: 10 minutes", "CIFAR-10"
+        "Why ReLU (3.1, figure 1)?", "paper.relu_vs_tanh", "2,000 images, three seeds: 10 minutes", "CIFAR-10"
     ),
     "towers": About(
         "Do two towers change the result, and do they specialize (3.2, figure 3)?",
@@ -30,6 +30,9 @@ STUDIES = {
     ),
     "lighting": About(
         "What does the augmentation of colors buy (4.1)?", "paper.lighting", f"{PARTS}: 13 minutes", "Tiny ImageNet"
+    ),
+    "dropout": About(
+        "Why times 0.5 at test (4.2)?", "paper.dropout", "2,000 images, three seeds: 5 minutes", "CIFAR-10"
     ),
 }
 SEEDS = 3

@@ -34,7 +34,7 @@ class Size(NamedTuple):
     most: int
 
 
-SMALL = Size(5_000, (16, 16, 32), 32, 60)
+SMALL = Size(2_000, (16, 16, 32), 32, 60)
 FULL = Size(50_000, (32, 32, 64), 128, 60)  # the whole of CIFAR-10
 
 
