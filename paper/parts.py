@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 
 from paper.pictures import Row
 from paper.trials import COMPLETE
+from shards.wording import counted
 
 ERRORS = {"top1": "top-1", "top5": "top-5"}
 
@@ -46,6 +47,8 @@ def loss_without(trials: Sequence[dict[str, Any]], net: str) -> dict[str, Spread
 
 def verdict(difference: Spread, paper: float) -> str:
     """What a difference says beside the paper's, which is positive."""
+    if difference["lowest"] == difference["highest"]:
+        return "one seed cannot tell it from chance"
     if difference["lowest"] > 0:
         return "higher with every seed, as in the paper"
     if difference["highest"] < 0:
@@ -71,7 +74,7 @@ def lines(about: dict[str, Any]) -> list[str]:
     rows = []
     for net, errors in about["errors"].items():
         text = ", ".join(f"{words} error {spread_text(errors[name])} %" for name, words in ERRORS.items())
-        rows.append(f"{net}: {text}, mean (lowest to highest) of {about['seeds']} seeds")
+        rows.append(f"{net}: {text}, mean (lowest to highest) of {counted(about['seeds'], 'seed')}")
     for net, differences in about["differences"].items():
         for name, words in ERRORS.items():
             text = f"{net}, beside {COMPLETE}: {words} error {spread_text(differences[name], '+')} points"

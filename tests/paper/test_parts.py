@@ -97,3 +97,4 @@ def test_a_verdict_says_when_the_seeds_show_nothing():
     assert "disagree" in verdict(spread, 0.4) and "differ by more" in verdict(spread, 0.4)
     assert "differ by more" not in verdict(spread, 4)
     assert "other than in the paper" in verdict({**spread, "highest": -0.1}, 0.4)
+    assert "one seed" in verdict({"mean": 1.0, "lowest": 1.0, "highest": 1.0}, 0.4)
