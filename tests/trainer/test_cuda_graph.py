@@ -152,6 +152,11 @@ def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_cli):
 def test_on_a_gpu_replayed_updates_are_the_plain_ones(precision, compiled):
     device = torch.device("cuda", 0)
     replayed, plain = updates(device, True, precision, compiled=compiled), updates(device, False, precision)
+    exact = updates(device, False, "fp32")
     for name, value in plain.items():
-        near = 3e-2 if compiled and precision != "fp32" else 1e-3  # a fused step rounds fewer times to half precision
-        torch.testing.assert_close(replayed[name], value, rtol=near, atol=near * value.abs().max().item())
+        if compiled and precision != "fp32":
+            # Fused steps round to half precision at other places: as far from fp32's result, not the same distance
+            far, plainly_far = ((one[name] - exact[name]).norm() for one in (replayed, plain))
+            assert far <= 1.5 * plainly_far + 1e-3 * exact[name].norm(), name
+        else:
+            torch.testing.assert_close(replayed[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item())

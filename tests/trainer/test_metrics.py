@@ -116,10 +116,11 @@ def test_on_a_gpu_waiting_is_when_the_device_is_idle():
 
     timer = metrics.StepTimer(device)
     for _ in timer.time_waiting(batches()):
-        pass
+        timer.images += 1
     torch.cuda.synchronize()
     assert timer.lap()["data_wait"] > 0.9
     for _ in timer.time_waiting(batches()):
+        timer.images += 1
         for _ in range(200):  # far longer than the next batch takes
             work = work @ work
     torch.cuda.synchronize()
