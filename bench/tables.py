@@ -6,6 +6,7 @@ python -m bench.tables --check  fails where one is not what would be written
 """
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -294,6 +295,27 @@ def normalization_on_a_gpu() -> str:
     return "\n\n".join(written)
 
 
+def decoding_on_a_gpu() -> str:
+    """Training's rate by where and how DALI decodes, on each GPU that it was tried on."""
+    written = []
+    for name, run in gpu_reports("decoding").items():
+        rows = [
+            [
+                of["images"],
+                of["what"],
+                f"{of['alone']:,}" if of["alone"] else "",
+                f"{statistics.median(of['training']):,.0f}",
+            ]
+            for of in run["rows"]
+        ]
+        written.append(
+            f"One {run['machine']['gpu']}, batch {run['batch_size']}, {run['precision']}, img/s, medians "
+            f"(`bench/results/{name}`, code of {run['machine']['commit']};\nby {run['command']}):\n\n"
+            + table(["images", "DALI", "alone", "training"], rows)
+        )
+    return "\n\n".join(written)
+
+
 def step_of(report: Report) -> str:
     rates, shares, ratios = (report["step"][key] for key in ("img_per_s", "share_of_the_products_rate", "ratios"))
     rows = [[name, f"{rate['median']:.1f}", f"{shares[name]['median']:.2f}"] for name, rate in rates.items()]
@@ -374,7 +396,7 @@ Section = tuple[Part, ...]  # what lies between two markers
 DOCUMENTS: dict[str, tuple[Section, ...]] = {
     "README.md": ((headline,), (training, training_on_a_gpu, loaders, data_path, layouts, sharding)),
     "docs/speed.md": ((step, step_on_a_gpu), (waiting,), (normalization_on_a_gpu,)),
-    "docs/data-path-speed.md": ((gpu_limits,),),
+    "docs/data-path-speed.md": ((gpu_limits,), (decoding_on_a_gpu,)),
     "docs/shards.md": ((quality,),),
     "docs/paper.md": tuple((partial(claim, study),) for study in CLAIMS),
 }

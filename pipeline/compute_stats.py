@@ -22,7 +22,7 @@ from shards.progress import Progress
 EXACT = 255
 # float32 holds a sum of so many products of 8-bit numbers exactly, for it is at most 2^24
 BLOCK = 1024
-# A matrix product is slow on rows of one pixel's R, G and B: of sixteen pixels' it has more sums than are wanted, sooner
+# A matrix product is slow on rows of one pixel's R, G and B: of 16 pixels' it has more sums than are wanted, sooner
 ROW = 16 * 3
 BANDS = 16  # of an image: one of them, of 32 images, stays in a core's cache
 MIDDLE = 128  # what is taken from each number before it is multiplied, so that it fits into int8

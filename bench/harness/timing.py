@@ -46,8 +46,8 @@ class Timed(NamedTuple):
 def timed(step: Callable[[], object], count: float, seconds: float, context: RankContext) -> Timed:
     """Times `step`, which does `count` things on this rank, for about `seconds`, on all ranks at once.
 
-    A first step and another tenth of the time, on a GPU GPU_WARM_UP at least, are not counted: they fill buffers, caches
-    and queues, and TorchScript profiles in them. A window has one step at least, so slow steps take longer than
+    A first step and another tenth of the time (on a GPU GPU_WARM_UP at least) are not counted: they fill buffers,
+    caches and queues, and TorchScript profiles in them. A window has one step at least, so slow steps take longer than
     `seconds`.
     """
     return _timed(step, count, seconds, context, on_device=context.device_id is not None)[0]
