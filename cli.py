@@ -293,10 +293,17 @@ def main() -> None:
     drop_what_is_unread()
 
 
+def _one_root(argument: Path | None, option: Path | None) -> Path:
+    """The folder of the images, given as an argument or as --imagenet-root."""
+    root = argument or option
+    if root is None or (argument and option):
+        raise InputError("give the folder of the images once: `shard ROOT --out DIR`, or --imagenet-root ROOT")
+    return root
+
+
 @main.command()
-@click.option(
-    "--imagenet-root", "root", type=FOLDER, required=True, help="The folder of the images, in one of five layouts."
-)
+@click.argument("folder", metavar="[ROOT]", type=FOLDER, required=False)
+@click.option("--imagenet-root", "root", type=FOLDER, help="The folder of the images, ROOT, in one of five layouts.")
 @click.option("--out", type=FOLDER, required=True, help="The folder that gets the shards.")
 @click.option(
     "--source",
@@ -320,7 +327,17 @@ def main() -> None:
 @click.option("--shard-size", type=BYTES, default="256MiB", show_default=True, help="The largest tar, about.")
 @WORKERS
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds the order of the train split."
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seeds the order of the train split, and --val-share.",
+)
+@click.option(
+    "--val-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Draw this share of each class of the training images for validation, where ROOT has none for it.",
 )
 @click.option("--strict", is_flag=True, help="Fail when an image cannot be read, or anything in ROOT is not taken.")
 @click.option(
@@ -329,7 +346,7 @@ def main() -> None:
     help="Where labels are: a column of parquet files; a field of .json, or an extension, in WebDataset tars."
     "  [default: label; cls]",
 )
-def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
+def shard(folder: Path | None, root: Path | None, out: Path, workers: int | None, **options: Any) -> None:
     """Turn ImageNet into WebDataset shards with DALI indices.
 
     Writes tars, .idx files, dataset.json and stats.npz. A conversion that was interrupted or killed is continued by the
@@ -337,6 +354,7 @@ def shard(root: Path, out: Path, workers: int | None, **options: Any) -> None:
     """
     from shards.convert import ConvertOptions, write_dataset
 
+    root = _one_root(folder, root)
     try:
         dataset = write_dataset(root, out, ConvertOptions(workers=workers, **options))
     except KeyboardInterrupt:

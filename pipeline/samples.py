@@ -79,13 +79,15 @@ class Samples:
             return file.read(where[size])
 
 
-def check_enough(dataset: Dataset, split: str, batch_size: int) -> None:
-    """Raises InputError when a split has fewer samples than a training batch."""
+def check_enough(dataset: Dataset, split: str, batch_size: int, devices: int = 1) -> None:
+    """Raises InputError when a split has fewer samples than a training batch, which these devices share equally."""
     samples = dataset.split(split).samples
     if samples < batch_size:
+        most = samples - samples % devices
+        remedy = f"choose a --batch-size of at most {most}" if most else "use fewer devices, or more images"
         raise InputError(
             f"{dataset.where}: the {split} split holds {counted(samples, 'sample')}, fewer than one batch "
-            f"of {batch_size}: choose a --batch-size of at most {samples}"
+            f"of {batch_size}: {remedy}"
         )
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from shards.sources.base import SourceImage
 
@@ -90,6 +91,23 @@ class Catalog:
             first = "(select min(id) from image where split = ?1)"
             self.table.execute(f"update image set key = printf('%09d', id - {first}) where split = ?1", [split])
         self.table.execute("commit")
+
+    def draw_val(self, share: float, seed: int) -> None:
+        """Moves this share of each class of train to val, by seed and the images' names alone: at least one image, and
+        none of a class that has but one."""
+        self.table.create_function("drawn", 1, lambda name: xxhash.xxh3_128_digest(f"{seed} {name}".encode()))
+        self.table.execute(
+            "update image set split = 'val' where id in (select id from (select id, count(*) over (partition by label) "
+            "as number, row_number() over (partition by label order by drawn(name), id) as place from image where "
+            "split = 'train') where number > 1 and "
+            "place <= max(1, min(number - 1, cast(number * ? + 0.5 as integer))))",
+            [share],
+        )
+
+    def counts(self, split: str) -> dict[int, int]:
+        """How many images of each class a split has."""
+        query = "select label, count(*) from image where split = ? group by label order by label"
+        return dict(self.table.execute(query, [split]))
 
     def lengths(self, split: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """A split's ids and the bytes of its images, int64, in the source's order."""

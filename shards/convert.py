@@ -25,9 +25,10 @@ from shards.processes import cores, run_jobs
 from shards.records import Sizes, Split
 from shards.sources.base import Source
 from shards.sources.detect import find_source
-from shards.sources.left_out import give_notice, notices
+from shards.sources.left_out import give_notice, holds_images, notices
 from shards.sources.told import with_names_compared, without_train_images
 from shards.tars import BLOCK
+from shards.wording import counted
 from shards.write_shard import ImageOptions, ShardJob, WrittenShard, image_table, read_image, write_shard
 
 IMAGE_FOLDERS = ("train", "val", "data", "Data", "ILSVRC")  # of a source's root, in all layouts
@@ -47,6 +48,7 @@ class ConvertOptions:
     workers: processes, None for one a core
     seed: of the train split's order
     strict: fail when an image is skipped
+    val_share: of each class's training images, is drawn for validation where there is no val split; None for none
     label_key: where the label is in parquet files (a column) and WebDataset tars, None to find it
     """
 
@@ -58,6 +60,7 @@ class ConvertOptions:
     workers: int | None = None
     seed: int = 0
     strict: bool = False
+    val_share: float | None = None
     label_key: str | None = None
 
     @property
@@ -79,6 +82,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
     with claimed(out):
         source = find_source(root, options.kind, out / SCRATCH, options.workers or cores(), options.label_key)
         give_notice(notices(source.left_out), options.strict)
+        give_notice([*source.remarks, *_about_val(source, options.val_share)], strict=False)
         # Archives need not be listed to know whether this very conversion is already finished
         plan = _plan(options, source, _stamp(source)) if source.containers else None
         if plan and (finished := load_finished(out, plan)):
@@ -87,19 +91,23 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
         catalog = Catalog(out / CATALOG)
         for name, images in source.splits.items():
             catalog.add(name, with_names_compared(images, source.classes, source.notices), source.classes)
+        names = list(source.splits)
+        if options.val_share:
+            names.insert(1, "val")
+            _draw_val(catalog, options.val_share, options.seed, source)
         give_notice(source.notices, options.strict)
         plan = plan or _plan(options, source, catalog.digest())
         if finished := load_finished(out, plan):
             return finished
         begin(out, plan)
         splits = {}
-        for name in source.splits:
+        for name in names:
             jobs = _jobs(out, name, source, catalog, options, plan)
             splits[name] = _write_split(name, jobs, len(source.classes), options.workers or cores())
             try:
                 _check(splits[name], name, root, options.strict)
             except InputError:
-                discard(out, source.splits)  # otherwise the command could not be repeated with the image mended
+                discard(out, names)  # otherwise the command could not be repeated with the image mended
                 raise
         catalog.close()
         give_notice(without_train_images(splits, source.classes), strict=False)
@@ -113,8 +121,34 @@ def _refuse_among_images(root: Path, out: Path) -> None:
     """Raises InputError when shards at `out` would be taken for images at `root` the next time."""
     if out.resolve().is_relative_to(root.resolve()):
         inside = out.resolve().relative_to(root.resolve()).parts
-        if not inside or inside[0] in IMAGE_FOLDERS:
+        if not inside or inside[0] in IMAGE_FOLDERS or holds_images(root / inside[0]):
             raise InputError(f"--out {out} lies among the images of --imagenet-root {root}: choose another folder")
+
+
+def _about_val(source: Source, val_share: float | None) -> list[str]:
+    """A notice where there is nothing to evaluate on. Raises InputError where no share can be drawn for it."""
+    root = source.root
+    if val_share is None:
+        none = f"{root} has no images for validation: --val-share 0.1 draws a tenth of each class"
+        return [] if "val" in source.splits else [f"{none}; without it training is not evaluated"]
+    if "val" in source.splits:
+        raise InputError(f"--val-share {val_share:g}: {root} has validation images of its own: leave it out")
+    if "train" not in source.splits:
+        raise InputError(f"--val-share {val_share:g}: {root} has no images to train on: leave it out")
+    return []
+
+
+def _draw_val(catalog: Catalog, share: float, seed: int, source: Source) -> None:
+    """Draws the val split, and gives notice of classes that are too small for it. Raises InputError when all are."""
+    catalog.draw_val(share, seed)
+    train, val = catalog.counts("train"), catalog.counts("val")
+    small = [source.classes[label] for label in train if label not in val]
+    if not val:
+        raise InputError(f"--val-share {share:g}: no class of {source.root} has two images: add some, or leave it out")
+    if small:
+        number = counted(small, "class")
+        text = f"{number} of a single image, like {small[0]}: it is for training, and validation has none of the class"
+        give_notice([text], strict=False)
 
 
 def _stamp(source: Source) -> str:
@@ -126,6 +160,7 @@ def _plan(options: ConvertOptions, source: Source, images: str) -> str:
     """Identifies the data set to be written: the options, the classes, and what identifies the images."""
     content = [FORMAT, options.image._asdict(), options.shard_size, options.seed, source.kind, source.classes, images]
     content += [options.label_key] if options.label_key is not None else []
+    content += [f"val_share {options.val_share}"] if options.val_share is not None else []
     content += [source.labels_digest] if source.labels_digest else []
     content += [hashlib.sha256(path.read_bytes()).hexdigest() for path in source.label_files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -218,6 +253,7 @@ def _dataset(out: Path, source: Source, options: ConvertOptions, splits: dict[st
         quality=options.quality,
         max_pixels=options.max_pixels,
         plan=plan,
+        val_share=options.val_share,
         left_out=source.left_out,
         versions={name: version(name) for name in ("numpy", "pillow", "simplejpeg", "xxhash")},
     )

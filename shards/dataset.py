@@ -34,8 +34,8 @@ class Dataset:
     `classes[i]` names class number i, `words` says in English what some of them are; `source` is the layout it was made
     from, `plan` identifies that source and the options; `size` is None when images keep their own, and so is
     `max_pixels` when none was too large; `seed` and `quality` are None for tars that others made; `left_out` lay beside
-    the images that were taken. `masked` are samples of a split that have been quarantined since a run began that reads
-    it: see `as_quarantined`.
+    the images that were taken; `val_share` of each class was drawn for validation, None where none was. `masked` are
+    samples of a split that have been quarantined since a run began that reads it: see `as_quarantined`.
     """
 
     root: Path
@@ -50,6 +50,7 @@ class Dataset:
     plan: str
     versions: dict[str, str]
     left_out: tuple[Skipped, ...] = ()
+    val_share: float | None = None
     remote: Remote | None = None
     masked: dict[str, tuple[Quarantined, ...]] = field(default_factory=dict)
 
@@ -87,6 +88,8 @@ class Dataset:
         content = {"format": FORMAT, **asdict(self)}
         del content["root"], content["remote"], content["masked"]
         words = content.pop("words")
+        if self.val_share is None:
+            del content["val_share"]
         content["classes"] = [
             {"wnid": name, **({"words": words[name]} if name in words else {})} for name in self.classes
         ]
@@ -251,6 +254,7 @@ def _dataset(root: Path, content: dict[str, Any]) -> Dataset:
         plan=_typed(content["plan"], str),
         versions=_typed(content["versions"], dict),
         left_out=_records(Skipped, content.get("left_out", [])),
+        val_share=_typed(content.get("val_share"), float | None),
     )
 
 

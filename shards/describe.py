@@ -74,7 +74,7 @@ def describe_tars(
         doubts += [line for tar in described for line in links_in(tar.shard.name, tar.tally.links)]
         give_notice(doubts, strict)
         classes = _classes([tar.tally for tar in described])
-        known = class_words(root)
+        known = class_words(root, classes)
         dataset = Dataset(
             root=root,
             classes=classes,

@@ -45,7 +45,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "schema": SCHEMA,
         "root": dataset.where,
         "classes": len(dataset.classes),
-        **{name: getattr(dataset, name) for name in ("source", "seed", "size", "quality", "max_pixels")},
+        **{name: getattr(dataset, name) for name in ("source", "seed", "size", "quality", "max_pixels", "val_share")},
         "fingerprint": dataset.fingerprint,
         "left_out": [vars(skipped) for skipped in dataset.left_out],
         "splits": splits,
@@ -95,7 +95,9 @@ def heading(about: dict[str, Any]) -> str:
     """What data set it is, in a line."""
     stored = f"stored {about['size']} x {about['size']}, quality {about['quality']}" if about["size"] else "of own size"
     seed = f", seed {about['seed']}" if about["seed"] is not None else ""
-    return f"{about['root']}: {counted(about['classes'], 'class')} from {about['source']}, images {stored}{seed}"
+    drawn = f", {about['val_share']:g} of each class drawn for val" if about["val_share"] is not None else ""
+    classes = f"{counted(about['classes'], 'class')} from {about['source']}"
+    return f"{about['root']}: {classes}, images {stored}{seed}{drawn}"
 
 
 def table(about: dict[str, Any], all_classes: bool = False) -> str:

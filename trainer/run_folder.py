@@ -157,7 +157,7 @@ def check_start(config: TrainConfig) -> Dataset:
         dataset.tars(split)
     record = check_run_folder(config, dataset, resumes(config))
     dataset = as_begun(dataset, record)
-    check_enough(dataset, "train", config.batch_size)
+    check_enough(dataset, "train", config.batch_size, config.gpus or 1)
     if record is None:
         Stats.load(dataset.root)
         if config.init:

@@ -91,6 +91,9 @@ def with_compilation(config: TrainConfig) -> TrainConfig:
     return replace(config, compile=compile, cuda_graphs=cuda_graphs)
 
 
+VAL_REMEDY = "`shard --val-share 0.1` draws one; `eval --split train` measures on the training images"
+
+
 class Begun(NamedTuple):
     """What a run's folder holds of the run that is to be continued: the content of its `config.json`, and its newest
     intact checkpoint. Each is None when there is none."""
@@ -335,7 +338,7 @@ class Trainer:
         self.logger = self.board = None
         if self.is_first and not self.val_loader:
             ignored = ", and --final-crops 10 is ignored" if config.final_crops == 10 else ""
-            notice(f"{self.dataset.where} has no val split: nothing is evaluated{ignored}")
+            notice(f"{self.dataset.where} has no val split: nothing is evaluated{ignored} ({VAL_REMEDY})")
         if self.is_first and (note := small_set_note(len(self.loader.samples), config.batch_size)):
             notice(note)
         if self.is_first:

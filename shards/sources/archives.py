@@ -33,7 +33,7 @@ def find_archives(root: Path) -> Source:
     if others:
         more = f", as are {len(others) - 1} more members" if len(others) > 1 else ""
         left_out.append(Skipped(f"{TRAIN_ARCHIVE}: {others[0]}", f"not a tar of a class{more}"))
-    words = class_words(root)
+    words = class_words(root, classes)
     return Source("archives", root, classes, splits, words, tuple(containers), notices, label_files, tuple(left_out))
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from shards.records import Skipped
 
 KINDS = {
-    "folders": "ROOT/train/CLASS/*.JPEG and, if there, ROOT/val/CLASS/*.JPEG, CLASS being any folder's name",
+    "folders": "ROOT/train/CLASS/*.JPEG and, if there, ROOT/val/CLASS/*.JPEG, or ROOT/CLASS/*.JPEG alone, CLASS being "
+    "any folder's name",
     "archives": "ROOT/ILSVRC2012_img_train.tar and, if there, ROOT/ILSVRC2012_img_val.tar with its labels",
     "kaggle": "ROOT/ILSVRC/Data/CLS-LOC/train/CLASS/*.JPEG, ROOT/LOC_val_solution.csv",
     "parquet": "ROOT/data/train-*.parquet, or in ROOT itself",
@@ -42,9 +43,9 @@ class Source:
     """The images at a root. `classes[i]` names class number i (for ImageNet the sorted WNIDs), `words` says in English
     what some of them are, `splits` lists each split's images in a fixed order, `containers` are the archives that hold
     them all (none where every image is a file of its own). `notices` says what was found and not taken, or is doubtful;
-    it is complete when all splits have been listed. `label_files` are read for labels, beside the images, and
-    `labels_digest` identifies the labels within archives, since their lengths do not. `left_out` is
-    what the root holds beside all that is taken."""
+    it is complete when all splits have been listed; `remarks` says what was decided, which is no fault.
+    `label_files` are read for labels, beside the images, and `labels_digest` identifies the labels within archives,
+    since their lengths do not. `left_out` is what the root holds beside all that is taken."""
 
     kind: str
     root: Path
@@ -56,6 +57,7 @@ class Source:
     label_files: tuple[Path, ...] = ()
     left_out: tuple[Skipped, ...] = ()
     labels_digest: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def split_of(path: Path) -> str | None:

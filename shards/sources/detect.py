@@ -6,7 +6,7 @@ from shards.errors import InputError
 from shards.hidden import visible
 from shards.sources.archives import TRAIN_ARCHIVE, find_archives
 from shards.sources.base import KINDS, SPLIT_NAMES, Source, split_of
-from shards.sources.folders import find_folders, holds_val_alone
+from shards.sources.folders import class_folders, find_folders, holds_val_alone
 from shards.sources.kaggle import find_kaggle, kaggle_images
 from shards.sources.left_out import compressed_tars
 from shards.sources.parquet import find_parquet, parquet_files
@@ -52,7 +52,8 @@ def detect(root: Path) -> str:
         kinds.append("parquet")
     if any(split_of(tar) for tar in visible(root, "*.tar") if not tar.name.startswith(OFFICIAL)):
         kinds.append("webdataset")
-    if not kinds and holds_val_alone(root):
+    alone = holds_val_alone(root) or (root.name.lower() not in SPLIT_NAMES and class_folders(root))
+    if not kinds and alone:
         kinds.append("folders")
     if len(kinds) == 1:
         return kinds[0]
@@ -63,6 +64,8 @@ def detect(root: Path) -> str:
     state = "is empty" if not any(root.iterdir()) else "holds none of the known layouts"
     if root.name.lower() in SPLIT_NAMES:
         state += f" (it may be a split itself: then give {root.parent})"
+    elif split := next((path for path in visible(root) if path.name.lower() in SPLIT_NAMES and path.is_dir()), None):
+        state += f" (call {split.name} {SPLIT_NAMES[split.name.lower()]}, if it holds class folders)"
     elif any(path.is_file() for path in root.glob("*/*")):
         state += f" (if its folders are classes, move them to {root / 'train'})"
     raise InputError(f"--imagenet-root {root} {state}: {EXPECTED}")

@@ -7,21 +7,25 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.hidden import entries
-from shards.sources.base import KINDS, Source, SourceImage
+from shards.sources.base import KINDS, SPLIT_NAMES, Source, SourceImage
 from shards.sources.labels import ANNOTATIONS, class_words, compared, find_labels, val_labels
-from shards.sources.left_out import beside
+from shards.sources.left_out import beside, holds_images
 from shards.sources.match import Labels, normal
 
 IN_CLASSES = "only class folders are read: put it into one"
+VAL_NAMES = ("valid", "validation", "test")  # what a folder of validation images is called beside val
 
 
 def find_folders(root: Path) -> Source:
     """`train/CLASS/**` and, if there, `val/CLASS/**`, or a flat `val/*` with its labels in `val.txt`; or `val/CLASS/**`
-    alone. Files of any name count, in nested folders too; symbolic links are followed, and a folder is entered once."""
+    alone, or `CLASS/**` alone. Files of any name count, in nested folders too; symbolic links are followed, and a
+    folder is entered once."""
     layout = f"expected {KINDS['folders']}"
-    train, val = root / "train", root / "val"
+    train = root / "train"
     if holds_val_alone(root):
         return _val_alone(root)
+    if not train.is_dir() and class_folders(root):
+        return _train_alone(root)
     if not train.is_dir():
         raise InputError(f"{root} has no folder train: {layout}")
     classes = subfolders(train)
@@ -29,23 +33,58 @@ def find_folders(root: Path) -> Source:
         raise InputError(f"{train} has no class folders: {layout}")
     splits = {"train": class_images(root, "train", classes)}
     notices: list[str] = []
-    labels = None
-    if val.is_dir():
-        labels = _val_labels(root, classes)
-        if labels:
-            splits["val"] = flat_images(root, "val", labels, notices)
-        else:
-            splits["val"] = compared(class_images(root, "val", classes), root, "val", classes, notices)
+    val = _val_folder(root, classes)
+    labels = _val_labels(root, classes) if val == "val" else None
+    if labels:
+        splits["val"] = flat_images(root, "val", labels, notices)
+    elif val:
+        splits["val"] = compared(class_images(root, val, classes), root, val, classes, notices)
     label_files = labels.files if labels else ()
     # The test images of Tiny ImageNet have no labels, as those of Kaggle's tree have none
     unlabeled = ("test",) if root / "val" / ANNOTATIONS in label_files else ()
     left_out = [
-        *beside(root, "", ("train", "val", *unlabeled), "only the folders train and val are read"),
+        *beside(root, "", ("train", val or "val", *unlabeled), f"only the folders train and {val or 'val'} are read"),
         *beside(root, "train", classes, IN_CLASSES),
-        *(beside(root, "val", subfolders(val), IN_CLASSES) if val.is_dir() and not labels else ()),
+        *(beside(root, val, subfolders(root / val), IN_CLASSES) if val and not labels else ()),
     ]
-    words = class_words(root)
-    return Source("folders", root, classes, splits, words, (), notices, label_files, tuple(left_out))
+    words = class_words(root, classes)
+    remarks = [f"{root / val} is taken for validation, for there is no folder val"] if val in VAL_NAMES else []
+    return Source(
+        "folders", root, classes, splits, words, (), notices, label_files, tuple(left_out), remarks=tuple(remarks)
+    )
+
+
+def _val_folder(root: Path, classes: tuple[str, ...]) -> str | None:
+    """The folder of the validation images: `val`, otherwise one of VAL_NAMES whose folders are all train's classes."""
+    if (root / "val").is_dir():
+        return "val"
+    known = set(map(normal, classes))
+    for name in VAL_NAMES:
+        folders = subfolders(root / name) if (root / name).is_dir() else ()
+        if folders and known.issuperset(map(normal, folders)):
+            return name
+    return None
+
+
+def class_folders(root: Path) -> tuple[str, ...]:
+    """The folders of `root` itself that hold images; () where they are not classes: fewer than two, or called like
+    splits."""
+    names = subfolders(root)
+    if not SPLIT_NAMES.keys().isdisjoint(name.lower() for name in names):
+        return ()
+    holding = tuple(name for name in names if holds_images(root / name))
+    return holding if len(holding) > 1 else ()
+
+
+def _train_alone(root: Path) -> Source:
+    """Class folders in `root` itself, all of them to train on."""
+    classes = class_folders(root)
+    remark = f"{root} has no folder train, so its {len(classes)} folders with images are the classes to train on"
+    return Source(
+        *("folders", root, classes, {"train": class_images(root, "", classes)}, class_words(root, classes)),
+        left_out=tuple(beside(root, "", classes, IN_CLASSES)),
+        remarks=(f"{remark}, from {classes[0]} to {classes[-1]}",),
+    )
 
 
 def holds_val_alone(root: Path) -> bool:
@@ -61,7 +100,7 @@ def _val_alone(root: Path) -> Source:
         raise InputError(f"{root} has no folder train, and holds {others[0].file}: {others[0].reason}")
     left_out = beside(root, "val", classes, IN_CLASSES)
     images = {"val": class_images(root, "val", classes)}
-    return Source("folders", root, classes, images, class_words(root), left_out=tuple(left_out))
+    return Source("folders", root, classes, images, class_words(root, classes), left_out=tuple(left_out))
 
 
 def _val_labels(root: Path, classes: tuple[str, ...]) -> Labels | None:
@@ -88,7 +127,8 @@ def subfolders(folder: Path) -> tuple[str, ...]:
 
 
 def class_images(root: Path, split: str, classes: Iterable[str]) -> Iterator[SourceImage]:
-    """A split's images, class by class. Links inside one class's folder to another's are not followed."""
+    """A split's images, class by class; `split` is its folder, "" for `root` itself. Links inside one class's folder
+    to another's are not followed."""
     owners: dict[tuple[int, int], str] = {}
     for name in subfolders(root / split):
         other = owners.setdefault(_identity(os.stat(root / split / name)), name)
@@ -102,8 +142,9 @@ def class_images(root: Path, split: str, classes: Iterable[str]) -> Iterator[Sou
             raise InputError(f"{root / split}: {other} and {name} are one name in two Unicode forms: rename one")
     for label, name in enumerate(classes):
         if folder := folders.get(normal(name)):
-            boxes = f"{split}/{folder}/{folder}_boxes.txt"  # Tiny ImageNet's, of no use here
-            yield from (image for image in _files(root, f"{split}/{folder}", label, entered) if image.name != boxes)
+            path = f"{split}/{folder}" if split else folder
+            boxes = f"{path}/{folder}_boxes.txt"  # Tiny ImageNet's, of no use here
+            yield from (image for image in _files(root, path, label, entered) if image.name != boxes)
 
 
 def flat_images(root: Path, folder: str, labels: Labels, notices: list[str]) -> Iterator[SourceImage]:

@@ -31,7 +31,7 @@ def find_kaggle(root: Path) -> Source:
     ]
     label_files = labels.files if labels else ()
     return Source(
-        *("kaggle", root, classes, splits, class_words(root)),
+        *("kaggle", root, classes, splits, class_words(root, classes)),
         notices=notices,
         label_files=label_files,
         left_out=tuple(left_out),

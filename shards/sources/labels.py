@@ -12,14 +12,15 @@ import numpy as np
 from shards import tars
 from shards.errors import InputError, reason
 from shards.sources.base import SourceImage
-from shards.sources.match import LabelList, Labels, Line
+from shards.sources.match import LabelList, Labels, Line, normal
 
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's: ImageId,PredictionString ("n01978287 85 1 499 272")
 MAPPING = "val.txt"  # a line each: FILE CLASS, CLASS being a number from 0 or a WNID
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's, a line each: FILE WNID X Y X Y, with tabs between them
-WORDS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt")  # a line each: "n01440764 tench, Tinca tinca"
+# A line each: "n01440764 tench, Tinca tinca", with a tab, blanks or a comma behind the class's name
+WORDS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt", "classes.txt", "labels.txt")
 MAX_DEVKIT = 256 * 2**20  # bytes, decompressed; the true one has 2.5 MB
 
 
@@ -73,19 +74,25 @@ def _lists(root: Path, images: Path | None) -> Iterator[tuple[Path, Callable[[Pa
                 yield folder / name, read
 
 
-def class_words(root: Path) -> dict[str, str]:
-    """English words for WNIDs, where there is a list of them beside the images. They are only shown to people: a devkit
-    that cannot be read gives none."""
-    path = next((root / name for name in WORDS if (root / name).is_file()), None)
-    if path:
-        pairs = (line.split(maxsplit=1) for line in _read_text(path).splitlines())
-        return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
-    if (root / DEVKIT).is_file():
+def class_words(root: Path, classes: Iterable[str]) -> dict[str, str]:
+    """English words for these classes, from the lists beside the images, of which the first with a class counts. They
+    are only shown to people: a devkit that cannot be read gives none."""
+    known = {normal(name): name for name in classes}
+    words: dict[str, str] = {}
+    for path in (root / name for name in WORDS):
+        for line in _read_text(path).splitlines() if path.is_file() else ():
+            for separator in ("\t", None, ","):
+                name, *rest = line.strip().split(separator, 1)
+                if rest and (name := normal(name.strip().strip('"'))) in known:
+                    words.setdefault(known[name], rest[0].strip().strip('"'))
+                    break
+    if not words and (root / DEVKIT).is_file():
         try:
-            return dict(_synsets(root / DEVKIT, _devkit_files(root / DEVKIT)[META]).values())
+            synsets = dict(_synsets(root / DEVKIT, _devkit_files(root / DEVKIT)[META]).values())
         except InputError:
             return {}
-    return {}
+        words = {name: synsets[name] for name in known.values() if name in synsets}
+    return words
 
 
 def _read_solution(path: Path) -> list[Line]:

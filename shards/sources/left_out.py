@@ -45,6 +45,11 @@ def beside(root: Path, folder: str, taken: Collection[str], why: str) -> Iterato
         yield Skipped(first, f"an {kind} ({why})" if not more else f"an {kind}, as are {len(more)} more there ({why})")
 
 
+def holds_images(folder: Path) -> bool:
+    """Whether a folder, or one inside it, has a file that is an image by its name."""
+    return any(_kind(name) == "image" for name in _names_below(str(folder)))
+
+
 def beside_files(root: Path, files: Iterable[Path], why: str) -> Iterator[Skipped]:
     """What `root` and the folders of these files, which are taken, hold beside them. Args: why: as of `beside`."""
     taken: dict[str, set[str]] = {"": set()}

@@ -70,7 +70,7 @@ def find_parquet(root: Path, scratch: Path | None, workers: int, label_key: str 
     told = told_by_names(files, summaries)
     wnids = class_wnids(files, told, trusted=label_key is not None)
     classes = tuple(wnids.get(number, name) for number, name in enumerate(files.classes))
-    words = class_words(root)
+    words = class_words(root, classes)
     if files.named:
         words |= {wnid: files.classes[number] for number, wnid in wnids.items()}
 

@@ -43,6 +43,13 @@ from trainer import checkpoint
         (["train", "--data", "DATA", "--out", "RUN", "--resume", "auto", "--lr", "1"], "lr was 0.001, now 1.0"),
         (["train", "--data", "DATA", "--out", "NEW", "--gpus", "3"], "AlexNet has two towers"),
         (["train", "--data", "DATA", "--out", "NEW", "--batch-size", "1000"], "fewer than one batch of 1000"),
+        (
+            ["train", "--data", "DATA", "--out", "NEW", "--batch-size", "1000", "--gpus", "10", "--device", "cpu"],
+            "choose a --batch-size of at most 90",
+        ),
+        (["shard", "--out", "NEW"], "give the folder of the images once: `shard ROOT --out DIR`"),
+        (["shard", "IMAGES", "--imagenet-root", "IMAGES", "--out", "NEW"], "give the folder of the images once"),
+        (["shard", "IMAGES", "--out", "NEW", "--val-share", "0.1"], "has validation images of its own: leave it out"),
         (["train", "--data", "DATA", "--out", "NEW", "--batch-size", "9", "--gpus", "2"], "does not divide by 2"),
         (["train", "--data", "DATA", "--out", "NEW", "--epochs", "1", "--steps", "1"], "give one of them"),
         (["train", "--data", "DATA", "--out", "NEW", "--lr-steps", "a"], "write it like 25,51,79"),

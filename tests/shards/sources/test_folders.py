@@ -5,6 +5,7 @@ import os
 import pytest
 
 from shards.convert import ConvertOptions, write_dataset
+from shards.errors import InputError
 from tests.support import source_layouts as layouts
 from tests.support.image_kinds import JPEG, encoded, noise
 from tests.support.source_checks import contents, expected, listed, refused, tree
@@ -81,3 +82,56 @@ def test_val_alone_can_be_converted_to_be_evaluated_on(tmp_path, capsys):
     assert "there is no train split: the set can be evaluated on, and not trained on" in capsys.readouterr().err
     write(tmp_path / "images" / "training" / "a" / "1.jpg", JPEG)  # a train split under another name
     refused(tmp_path / "images", r"has no folder train, and holds training/: a folder with images \(rename it")
+
+
+def class_folders(root, sizes):
+    """ROOT/CLASS/N.jpg, as many as each class's size says."""
+    for name, size in sizes.items():
+        for number in range(size):
+            write(root / name / f"{number}.jpg", encoded(noise(size=(16, 16 + number))))
+
+
+def test_class_folders_alone_are_the_classes_to_train_on(tmp_path, capsys):
+    class_folders(tmp_path / "photos", {"cats": 3, "red foxes": 2})
+    write(tmp_path / "photos" / "notes" / "read.txt", "no image")
+    write(tmp_path / "photos" / "words.txt", "cats,domestic cat\nred foxes\tVulpes vulpes\n")
+    options = ConvertOptions(strict=True, workers=1)
+    dataset = write_dataset(tmp_path / "photos", tmp_path / "photos" / "set", options)
+    assert dataset.classes == ("cats", "red foxes") and dataset.split("train").class_counts == (3, 2)
+    assert dataset.words == {"cats": "domestic cat", "red foxes": "Vulpes vulpes"}
+    told = capsys.readouterr().err
+    assert "its 2 folders with images are the classes to train on, from cats to red foxes" in told
+    assert "--val-share 0.1 draws a tenth of each class; without it training is not evaluated" in told
+    # The data set inside is no class
+    assert write_dataset(tmp_path / "photos", tmp_path / "photos" / "set", options) == dataset
+    with pytest.raises(InputError, match="lies among the images"):
+        write_dataset(tmp_path / "photos", tmp_path / "photos" / "cats" / "set", options)
+
+
+@pytest.mark.parametrize(
+    "sizes, complaint",
+    [
+        ({"cats": 2}, "if its folders are classes, move them to"),
+        ({"Train/cats": 2, "Train/dogs": 2}, "call Train train, if it holds class folders"),
+        ({"training/cats": 2, "validation/cats": 2}, "call training train"),
+    ],
+)
+def test_folders_that_may_not_be_classes_are_not_guessed_at(tmp_path, sizes, complaint):
+    class_folders(tmp_path, sizes)
+    refused(tmp_path, complaint)
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "test"])
+def test_a_test_folder_with_train_s_classes_is_for_validation(tmp_path, capsys, name):
+    class_folders(tmp_path / "root", {"train/a": 2, "train/b": 2, f"{name}/b": 1})
+    dataset = write_dataset(tmp_path / "root", tmp_path / "set", ConvertOptions(strict=True, workers=1))
+    assert dataset.split("val").class_counts == (0, 1) and not dataset.left_out
+    assert capsys.readouterr().err.count(f"{name} is taken for validation, for there is no folder val") == 1
+    with pytest.raises(InputError, match=r"--val-share 0\.1: .* has validation images of its own: leave it out"):
+        write_dataset(tmp_path / "root", tmp_path / "other", ConvertOptions(val_share=0.1, workers=1))
+
+
+def test_a_test_folder_without_labels_is_not_taken(tmp_path, capsys):
+    class_folders(tmp_path / "root", {"train/a": 2, "train/b": 2, "test/unknown": 1})
+    dataset = write_dataset(tmp_path / "root", tmp_path / "set", ConvertOptions(workers=1))
+    assert list(dataset.splits) == ["train"] and "not taken: test/" in capsys.readouterr().err

@@ -23,10 +23,6 @@ JUNK = b"\0\5\x16\7" + bytes(300)  # how macOS keeps what another file system ca
 PART = make_tar({"n01440764_1.jpg": JPEG, "n01440764_1.cls": b"0"})
 
 
-def rename_val(root):
-    (root / "val").rename(root / "validation")
-
-
 def flatten_half(root):
     for path in sorted((root / "val").glob("*/*"))[: VAL // 2]:
         path.rename(root / "val" / path.name)
@@ -54,7 +50,7 @@ def add_train_member(root):
 
 # The layout, what is changed in it, and what is named
 LEFT_OUT = {
-    "validation": ("folders", rename_val, "validation/: a folder with images"),
+    "validation": ("folders", add("validation/1.JPEG", JPEG), "validation/: a folder with images"),
     "a link": ("folders", lambda root: (root / "valid").symlink_to("val"), "valid/: a folder with images"),
     "test": ("folders", add("test/1.JPEG", JPEG), "test/: a folder with images"),
     "half-prepared val": ("folders", flatten_half, r"val/ILSVRC.*JPEG: an image, as are 5 more there"),
@@ -94,7 +90,7 @@ def test_what_is_not_taken_is_named(tiny_samples, tmp_path, capsys, what):
         write_dataset(root, out, ConvertOptions(strict=True))
     assert not out.exists()
     dataset = write_dataset(root, out)
-    (notice,) = capsys.readouterr().err.splitlines()
+    (notice,) = [line for line in capsys.readouterr().err.splitlines() if "not taken" in line]
     (skipped,) = Dataset.load(out).left_out
     assert notice == f"notice: not taken: {skipped.file}: {skipped.reason}" and dataset == Dataset.load(out)
     if layout == "webdataset":
