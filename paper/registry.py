@@ -34,6 +34,9 @@ STUDIES = {
     "dropout": About(
         "Why times 0.5 at test (4.2)?", "paper.dropout", "2,000 images, three seeds: 5 minutes", "CIFAR-10"
     ),
+    "communication": About(
+        "Why two GPUs (3.2)?", "paper.communication", "a batch of 32, the complete net: 3 minutes", ""
+    ),
 }
 SEEDS = 3
 

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.harness.machine import describe_machine
 from bench.harness.model_step import ModelOptions, ModelStep
 from bench.harness.record import heading, json_option, write_report
+from bench.harness.traffic import bytes_received, counting_saved, held_bytes
 from bench.harness.turns import interleaved
 from trainer.launch import launch
 from trainer.rank import RankContext
@@ -34,12 +35,16 @@ LAYOUTS = ("towers", "data", "hybrid")
 
 
 class Turn(TypedDict):
-    """A layout's turn: each step's time, and the bytes of activations that a process sends and of gradients that are
-    summed in one step."""
+    """A layout's turn: each step's time; in one step, the bytes of activations that a process sends and of gradients
+    that are summed, and those that it received over TCP, by the kernel's count; the bytes of a process's parameters,
+    gradients and velocity, and of what one step keeps for its backward pass."""
 
     seconds: list[float]
     activations: int
     gradients: int
+    received: float
+    held: int
+    saved: int
     machine: dict[str, Any]
 
 
@@ -59,7 +64,10 @@ def measure_rank(context: RankContext, result: Path, batch_size: int, width: flo
     labels = torch.randint(1000, (batch_size if layout.is_hybrid else share,))
     images, seconds = torch.randn(share, 3, 224, 224), []
     groups = {id(group): group for group in (layout.towers, layout.dense)}.values()
-    for _ in range(steps + 1):
+    with counting_saved(step.model.parameters()) as saved:
+        step.update(images, labels)
+    saved_bytes, received = saved(), bytes_received()
+    for _ in range(steps):
         began, summed = time.perf_counter(), 0
         sent = sum(group.bytes_sent for group in groups)
         step.update(images, labels)
@@ -67,15 +75,23 @@ def measure_rank(context: RankContext, result: Path, batch_size: int, width: flo
     sent = sum(group.bytes_sent for group in groups) - sent
     if context.rank == 0:
         machine = describe_machine(context)
-        turn: Turn = {"seconds": seconds[1:], "activations": sent, "gradients": summed, "machine": machine}
+        turn: Turn = {
+            "seconds": seconds,
+            "activations": sent,
+            "gradients": summed,
+            "received": (bytes_received() - received) / steps,
+            "held": held_bytes(step.model.parameters(), step.optimizer),
+            "saved": saved_bytes,
+            "machine": machine,
+        }
         result.write_text(json.dumps(turn))
 
 
-def take_turn(parallel: str, batch_size: int, width: float, steps: int) -> Turn:
-    """A layout's turn, in two new processes."""
+def take_turn(parallel: str, batch_size: int, width: float, steps: int, processes: int = 2) -> Turn:
+    """A layout's turn, in new processes."""
     with tempfile.TemporaryDirectory(prefix="alexnet-parallel-") as folder:
         result = Path(folder) / "turn.json"
-        launch(measure_rank, 2, "cpu", result, batch_size, width, steps, parallel=parallel)
+        launch(measure_rank, processes, "cpu", result, batch_size, width, steps, parallel=parallel)
         turn: Turn = json.loads(result.read_text())
     return turn
 

@@ -29,7 +29,7 @@ class MadeJob(Job):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(study, "SMALL", study.Size(64, (4, 4, 4), 8, 3))
+    monkeypatch.setattr(study, "SMALL", study.Size(64, (4, 4, 4), 8, 3, 2))
 
 
 def test_the_whole_way(tmp_path, tiny):
