@@ -28,7 +28,15 @@ TRAINING_RUNS = {
     "at-256-quarter-width": "at 256, a quarter of the kernels",
 }
 SIZE = 256  # at which the images of the first table are stored
-CLAIMS = ("towers", "lrn", "pooling", "lighting")  # in the order of docs/paper.md
+CLAIMS = (
+    "towers",
+    "lrn",
+    "pooling",
+    "lighting",
+    "relu-vs-tanh",
+    "dropout",
+    "communication",
+)  # in the order of docs/paper.md
 LOADER_RUNS = {"originals": "originals", "at-256": "at 256"}
 
 
