@@ -1,5 +1,6 @@
 """What the pages promise exists: links, commands, options, files; and the first table's figures are those recorded."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -129,3 +130,16 @@ def test_the_index_lists_every_page():
 def test_the_first_screen_has_the_recorded_figures():
     first_screen = (PROJECT / "README.md").read_text().split("```")[0]
     assert f"{tables.BEGIN}\n\n{tables.headline()}\n\n{tables.END}" in first_screen
+
+
+def test_every_message_under_troubleshooting_is_in_the_code():
+    rows = re.findall(r"^\| `(.+?)` \|", (PROJECT / "docs" / "troubleshooting.md").read_text(), re.M)
+    trees = [
+        ast.parse(path.read_text())
+        for room in ("shards", "pipeline", "trainer")
+        for path in PROJECT.glob(f"{room}/**/*.py")
+    ]
+    texts = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    code = [text for text in texts if isinstance(text, str)]
+    missing = [part for row in rows for part in row.split("...") if not any(part in text for text in code)]
+    assert len(rows) > 10 and not missing
