@@ -16,7 +16,7 @@ class About(NamedTuple):
 PARTS = "three seeds of each net, an eighth of the kernels, three epochs"
 STUDIES = {
     "relu-vs-tanh": About(
-        "Why ReLU (3.1, figure 1)?", "paper.relu_vs_tanh", "2,000 images, three seeds: 10 minutes", "CIFAR-10"
+        "Why ReLU (3.1, figure 1)?", "paper.relu_vs_tanh", "2,000 images, three seeds: about 10 minutes", "CIFAR-10"
     ),
     "towers": About(
         "Do two towers change the result, and do they specialize (3.2, figure 3)?",
@@ -32,10 +32,10 @@ STUDIES = {
         "What does the augmentation of colors buy (4.1)?", "paper.lighting", f"{PARTS}: 13 minutes", "Tiny ImageNet"
     ),
     "dropout": About(
-        "Why times 0.5 at test (4.2)?", "paper.dropout", "2,000 images, three seeds: 5 minutes", "CIFAR-10"
+        "Why times 0.5 at test (4.2)?", "paper.dropout", "2,000 images, three seeds: about 10 minutes", "CIFAR-10"
     ),
     "communication": About(
-        "Why two GPUs (3.2)?", "paper.communication", "a batch of 32, the complete net: 3 minutes", ""
+        "Why two GPUs (3.2)?", "paper.communication", "a batch of 32, the complete net: 5 minutes", ""
     ),
 }
 SEEDS = 3
