@@ -21,6 +21,8 @@ from pipeline.order import Augmentation, Draws, EpochOrder, RankSlice, check_bat
 from pipeline.readers import BatchReader
 from pipeline.samples import Samples, check_enough
 from pipeline.settings import Settings
+from pipeline.view_graph import view_graph
+from pipeline.views import View
 from shards.dataset import Dataset
 from shards.errors import InputError
 
@@ -33,10 +35,10 @@ class Batch(NamedTuple):
     """This rank's part of a global batch.
 
     images: n x 224 x 224 x 3 uint8 on the loader's device ("center": n x 1 x 224 x 224 x 3; "ten": n x 10 x ...;
-    "patch": n x 256 x 256 x 3), for `pipeline.preprocess` to make ready; labels: n int64, on the CPU, BAD_LABEL for an
-    image that does not count; color_shift: n x 3 float32, on the CPU, what PCA color augmentation adds to each image's
-    R, G and B on the 0..255 scale, None without it; valid: how many of the *global* batch are real, the rest being
-    repeats of the split's last sample that fill up the last batch.
+    "patch": n x 256 x 256 x 3), for `pipeline.preprocess` to make ready, or as a `View` has them, in its order in
+    memory; labels: n int64, on the CPU, BAD_LABEL for an image that does not count; color_shift: n x 3 float32, on the
+    CPU, what PCA color augmentation adds to each image's R, G and B on the 0..255 scale, None without it; valid: how
+    many of the *global* batch are real, the rest being repeats of the split's last sample that fill up the last batch.
     """
 
     images: torch.Tensor
@@ -51,7 +53,8 @@ class Loader:
     Args:
         view: "train" (random crop, flip and color; shuffled; the last partial batch of an epoch is dropped), "center"
             or "ten" (the test crops; in shard order; every sample exactly once), "patch" (the 256 x 256 patch,
-            likewise); "decode" and "read" stop after that stage and serve `pipeline` alone, to be measured.
+            likewise); "decode" and "read" stop after that stage and serve `pipeline` alone, to be measured; or a
+            `pipeline.views.View`, shuffled like "train" if it is random, otherwise in shard order.
         batch_size: of the global batch, images; each rank decodes an equal part of it.
         settings: how DALI runs; its `decode_on` may have the CPU decode whatever the device of `rank_slice`.
         augmentation: of the "train" view.
@@ -65,7 +68,7 @@ class Loader:
         self,
         dataset: Dataset,
         split: str,
-        view: str,
+        view: str | View,
         *,
         batch_size: int,
         settings: Settings,
@@ -73,13 +76,14 @@ class Loader:
         augmentation: Augmentation = NO_COLOR_SHIFT,
         max_bad: float = 0.001,
     ):
-        if view not in VIEWS:
+        if not isinstance(view, View) and view not in VIEWS:
             raise ValueError(f"view {view!r} is not one of {VIEWS}")
         check_batch_size(batch_size, rank_slice.world_size)
         self.dataset, self.view, self.batch_size = dataset, view, batch_size
         self.settings, self.rank_slice, self.augmentation = settings, rank_slice, augmentation
         self.samples = Samples(dataset, split)
-        seed = augmentation.seed if view == "train" else None
+        self.shuffled = view.random if isinstance(view, View) else view == "train"
+        seed = augmentation.seed if self.shuffled else None
         self.epoch_order = EpochOrder(self.samples.shard_sizes, batch_size, seed, augmentation.shuffle)
         self.num_batches = self.epoch_order.num_batches
         if dataset.remote and self.epoch_order.shuffle == "full" and not dataset.remote.holds(self.samples.shards):
@@ -91,7 +95,7 @@ class Loader:
         self.decoder = graph.decoder_options(self.device_id is not None, settings.hw_decoder_load, largest)
         probe = self._options(batch_size=1, num_threads=1, prefetch_queue_depth=1)
         self.bad_samples = BadSamples(self.samples, max_bad, probe)
-        if view == "train":
+        if self.shuffled:
             check_enough(dataset, split, batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -118,7 +122,7 @@ class Loader:
     def _batch(self, epoch: int, batch: int) -> Batch:
         # Images that are bound to torch's stream go back to DALI when that has read them, however far Python is ahead
         stream = None if self.device_id is None else torch.cuda.current_stream(self.device_id)
-        place = (epoch if self.view == "train" else 0, batch)
+        place = (epoch if self.shuffled else 0, batch)
         while True:
             running, self._running = self._running, None  # it is not kept after an error
             if not running or running.following != place:
@@ -165,6 +169,10 @@ class Loader:
             batch_size=part.stop - part.start, num_threads=threads, prefetch_queue_depth=self.settings.prefetch
         )
         options["stored"] = self.dataset.size
+        if isinstance(self.view, View):
+            draws = view_draws(self.view, self.augmentation.seed, self.epoch_order, part, place)
+            drawn = len(self.view.draw(np.random.default_rng(0), 1))
+            return view_graph(reader, lambda: next(draws), self.view, drawn, **options)
         if self.view in ("patch", "decode", "read"):
             return graph.stage_graph(reader, self.view, **options)
         if self.view == "train":
@@ -235,6 +243,16 @@ def _cuts(
     while True:
         y, x, flip, _ = draw(augmentation, *place, order.batch_size).part(part)
         yield np.stack([y, x], axis=1), np.stack([np.zeros_like(flip), flip], axis=1)
+        place = order.following(*place)
+
+
+def view_draws(
+    view: View, seed: int, order: EpochOrder, part: slice, place: tuple[int, int]
+) -> Iterator[list[np.ndarray]]:
+    """A view's draws for batch after batch from `place` on, as DALI takes them."""
+    while True:
+        rng = np.random.default_rng([seed, *place])
+        yield [np.ascontiguousarray(draw[part]) for draw in view.draw(rng, order.batch_size)]
         place = order.following(*place)
 
 
