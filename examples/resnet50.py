@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 8 examples/resnet50.py --data /data/shards --out runs/resnet50
 
-The recipe is torchvision's first for ResNet-50: 90 epochs, batch 256 over all GPUs, SGD at 0.1, divided by ten every 30.
+The recipe: 90 epochs, batch 256 over all GPUs, SGD at 0.1, divided by ten every 30 epochs.
 The same command continues a killed run, with the very batches that it would have had.
 """
 
