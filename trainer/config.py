@@ -535,7 +535,8 @@ def default_text(name: str) -> str:
     text = about.default_help or (
         "required" if default is dataclasses.MISSING else "none" if default is None else default
     )
-    return f"{text} {about.unit}".strip() if isinstance(default, int | float) else str(text)
+    unit = about.unit.removesuffix("s") if default == 1 else about.unit
+    return f"{text} {unit}".strip() if isinstance(default, int | float) else str(text)
 
 
 if __name__ == "__main__":
