@@ -346,17 +346,43 @@ def _one_root(argument: Path | None, option: Path | None) -> Path:
     help="Where labels are: a column of parquet files; a field of .json, or an extension, in WebDataset tars."
     "  [default: label; cls]",
 )
-def shard(folder: Path | None, root: Path | None, out: Path, workers: int | None, **options: Any) -> None:
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Write one of N parts, such as 3/16 in a Slurm array; when all are written, `index DIR` joins them.",
+)
+@click.option(
+    "--cluster",
+    metavar="dask://HOST:PORT",
+    help="Have the workers of a Dask scheduler write the shards; they need ROOT and DIR under the same names.",
+)
+def shard(
+    folder: Path | None,
+    root: Path | None,
+    out: Path,
+    workers: int | None,
+    part: str | None,
+    cluster: str | None,
+    **options: Any,
+) -> None:
     """Turn ImageNet into WebDataset shards with DALI indices.
 
     Writes tars, .idx files, dataset.json and stats.npz. A conversion that was interrupted or killed is continued by the
     same command.
     """
+    from shards.cluster import parse_cluster
     from shards.convert import ConvertOptions, write_dataset
+    from shards.parts import parse_part, write_part
 
+    if part and cluster:
+        raise InputError("--part and --cluster both divide the work: leave one of the two out")
     root = _one_root(folder, root)
+    chosen = ConvertOptions(workers=workers, cluster=cluster and parse_cluster(cluster), **options)
     try:
-        dataset = write_dataset(root, out, ConvertOptions(workers=workers, **options))
+        if part:
+            click.echo(write_part(root, out, chosen, parse_part(part)))
+            return
+        dataset = write_dataset(root, out, chosen)
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted: the same command continues with {out}") from None
     from pipeline.compute_stats import complete
@@ -380,11 +406,13 @@ def shard(folder: Path | None, root: Path | None, out: Path, workers: int | None
 def index(data: Path, workers: int | None, label_key: str | None, strict: bool) -> None:
     """Add what tars lack: dataset.json, .idx files, stats.npz.
 
-    Makes a data set of WebDataset tars in DATA that others made, as they are. No tar is written to.
+    Makes a data set of WebDataset tars in DATA that others made, as they are, or of the parts that `shard --part` wrote
+    there. No tar is written to.
     """
     from shards.describe import load_or_describe
+    from shards.parts import holds_parts, join_parts
 
-    dataset = load_or_describe(data, workers, label_key, strict)
+    dataset = join_parts(data, strict) if holds_parts(data) else load_or_describe(data, workers, label_key, strict)
     from pipeline.compute_stats import complete
 
     complete(dataset, workers)

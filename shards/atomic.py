@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,14 +34,19 @@ def make_output_folder(out: Path) -> None:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
 
 
+def _temporary(path: Path) -> Path:
+    """Threads of several machines may write to a shared folder, some under the same number."""
+    return path.with_name(f".{path.name}.tmp-{os.uname().nodename}-{threading.get_native_id()}")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write; it takes `path`'s name, synced, only when the block ends without an error.
 
-    Until then it is `.NAME.tmp-PID` in the same folder, which is removed after an error and may be left by a kill.
-    Raises: InputError when the disk is full or the folder cannot be written.
+    Until then it is `.NAME.tmp-HOST-THREAD` in the same folder, which is removed after an error and may be left by a
+    kill. Raises: InputError when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -59,7 +65,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def atomic_copy(source: Path, path: Path) -> None:
     """Gives a file a second name, which appears at once; where the file system has no hard links, by a copy. Raises:
     InputError as `atomic_write` does."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
@@ -125,9 +131,10 @@ class Flusher:
 
 
 @contextmanager
-def locked(folder: Path, wait: float = 0) -> Iterator[None]:
-    """Locks a folder, so that no other command of this project writes to it. Where the file system has no locks, that
-    is said once. Raises InputError when another still has the lock after `wait` seconds, or there is no such folder."""
+def locked(folder: Path, wait: float = 0, shared: bool = False) -> Iterator[None]:
+    """Locks a folder, so that no other command of this project writes to it; `shared`: but for those that share it,
+    too. Where the file system has no locks, that is said once. Raises InputError when another still has the lock after
+    `wait` seconds, or there is no such folder."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -136,7 +143,7 @@ def locked(folder: Path, wait: float = 0) -> Iterator[None]:
         until = time.monotonic() + wait
         while True:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:

@@ -9,9 +9,11 @@ that was killed continues with the shards that it had not finished.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +31,15 @@ from shards.sources.left_out import give_notice, holds_images, notices
 from shards.sources.told import with_names_compared, without_train_images
 from shards.tars import BLOCK
 from shards.wording import counted
-from shards.write_shard import ImageOptions, ShardJob, WrittenShard, image_table, read_image, write_shard
+from shards.write_shard import (
+    ImageOptions,
+    ShardJob,
+    WrittenShard,
+    image_table,
+    library_versions,
+    read_image,
+    write_shard,
+)
 
 IMAGE_FOLDERS = ("train", "val", "data", "Data", "ILSVRC")  # of a source's root, in all layouts
 PROBED = 64  # images prepared beforehand to estimate the stored size
@@ -50,6 +60,7 @@ class ConvertOptions:
     strict: fail when an image is skipped
     val_share: of each class's training images, is drawn for validation where there is no val split; None for none
     label_key: where the label is in parquet files (a column) and WebDataset tars, None to find it
+    cluster: a Dask scheduler's address whose workers write the shards, None for processes of this machine
     """
 
     kind: str = "auto"
@@ -62,6 +73,7 @@ class ConvertOptions:
     strict: bool = False
     val_share: float | None = None
     label_key: str | None = None
+    cluster: str | None = None
 
     @property
     def image(self) -> ImageOptions:
@@ -78,46 +90,66 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
     Raises: InputError for a source of no known layout, a folder that cannot be written or holds another data set, a
     full disk, and when nothing is left of a split.
     """
-    _refuse_among_images(root, out)
+    refuse_among_images(root, out)
+    if options.cluster:  # whose workers have another current folder
+        root, out = root.absolute(), out.absolute()
     with claimed(out):
-        source = find_source(root, options.kind, out / SCRATCH, options.workers or cores(), options.label_key)
-        give_notice(notices(source.left_out), options.strict)
-        give_notice([*source.remarks, *_about_val(source, options.val_share)], strict=False)
-        # Archives need not be listed to know whether this very conversion is already finished
-        plan = _plan(options, source, _stamp(source)) if source.containers else None
-        if plan and (finished := load_finished(out, plan)):
-            return finished
-        (out / CATALOG).unlink(missing_ok=True)
-        catalog = Catalog(out / CATALOG)
-        for name, images in source.splits.items():
-            catalog.add(name, with_names_compared(images, source.classes, source.notices), source.classes)
-        names = list(source.splits)
-        if options.val_share:
-            names.insert(1, "val")
-            _draw_val(catalog, options.val_share, options.seed, source)
-        give_notice(source.notices, options.strict)
-        plan = plan or _plan(options, source, catalog.digest())
-        if finished := load_finished(out, plan):
-            return finished
-        begin(out, plan)
-        splits = {}
-        for name in names:
-            jobs = _jobs(out, name, source, catalog, options, plan)
-            splits[name] = _write_split(name, jobs, len(source.classes), options.workers or cores())
+        listed = list_images(root, out, options, out)
+        if isinstance(listed, Dataset):
+            return listed
+        begin(out, listed.plan)
+        source, splits, run = listed.source, {}, _runner(options)
+        for name in listed.splits:
+            jobs = shard_jobs(listed, out, name, options)
+            splits[name] = combined(write_shards(run, name, jobs), len(source.classes))
             try:
-                _check(splits[name], name, root, options.strict)
+                check(splits[name], name, root, options.strict)
             except InputError:
-                discard(out, names)  # otherwise the command could not be repeated with the image mended
+                discard(out, listed.splits)  # otherwise the command could not be repeated with the image mended
                 raise
-        catalog.close()
         give_notice(without_train_images(splits, source.classes), strict=False)
-        dataset = _dataset(out, source, options, splits, plan)
+        dataset = dataset_of(listed, out, options, splits)
         dataset.save()
         clear(out)
         return dataset
 
 
-def _refuse_among_images(root: Path, out: Path) -> None:
+class Listed(NamedTuple):
+    """A source whose images are listed in the file `catalog`, in these splits; `plan` identifies the data set that it
+    becomes."""
+
+    source: Source
+    catalog: Path
+    splits: tuple[str, ...]
+    plan: str
+
+
+def list_images(root: Path, out: Path, options: ConvertOptions, folder: Path) -> Listed | Dataset:
+    """Lists the source at `root` in `folder`; or returns the data set, when `out` has it already. Gives notice of what
+    is not taken. Raises InputError as `write_dataset` does."""
+    source = find_source(root, options.kind, folder / SCRATCH, options.workers or cores(), options.label_key)
+    give_notice(notices(source.left_out), options.strict)
+    give_notice([*source.remarks, *_about_val(source, options.val_share)], strict=False)
+    # Archives need not be listed to know whether this very conversion is already finished
+    plan = _plan(options, source, _stamp(source)) if source.containers else None
+    if plan and (finished := load_finished(out, plan)):
+        return finished
+    path = folder / CATALOG
+    path.unlink(missing_ok=True)
+    catalog = Catalog(path)
+    for name, images in source.splits.items():
+        catalog.add(name, with_names_compared(images, source.classes, source.notices), source.classes)
+    names = list(source.splits)
+    if options.val_share:
+        names.insert(1, "val")
+        _draw_val(catalog, options.val_share, options.seed, source)
+    give_notice(source.notices, options.strict)
+    plan = plan or _plan(options, source, catalog.digest())
+    catalog.close()
+    return load_finished(out, plan) or Listed(source, path, tuple(names), plan)
+
+
+def refuse_among_images(root: Path, out: Path) -> None:
     """Raises InputError when shards at `out` would be taken for images at `root` the next time."""
     if out.resolve().is_relative_to(root.resolve()):
         inside = out.resolve().relative_to(root.resolve()).parts
@@ -166,29 +198,32 @@ def _plan(options: ConvertOptions, source: Source, images: str) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _jobs(
-    out: Path, name: str, source: Source, catalog: Catalog, options: ConvertOptions, plan: str
-) -> list[tuple[ShardJob]]:
-    """A split's shards, to be written."""
+def shard_jobs(listed: Listed, out: Path, name: str, options: ConvertOptions) -> list[ShardJob]:
+    """A split's shards, to be written to `out`."""
+    source, catalog = listed.source, Catalog.open(listed.catalog)
     ids, lengths = catalog.lengths(name)
     if name == "train":
         order = np.random.default_rng(options.seed).permutation(len(ids))
         ids, lengths = ids[order], lengths[order]
     if options.size:
         lengths[:] = _typical_length(source.root, catalog.images(ids[:PROBED]), options.image)
+    catalog.close()
     return [
-        (
-            ShardJob(
-                tar=out / f"{name}-{number:06d}.tar",
-                ids=part,
-                root=source.root,
-                classes=source.classes,
-                options=options.image,
-                plan=plan,
-            ),
+        ShardJob(
+            tar=shard_path(out, name, number),
+            catalog=listed.catalog,
+            ids=some,
+            root=source.root,
+            classes=source.classes,
+            options=options.image,
+            plan=listed.plan,
         )
-        for number, part in enumerate(_parts(ids, lengths, options.shard_size))
+        for number, some in enumerate(_parts(ids, lengths, options.shard_size))
     ]
+
+
+def shard_path(out: Path, split: str, number: int) -> Path:
+    return out / f"{split}-{number:06d}.tar"
 
 
 def _parts(ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], shard_size: int) -> list[npt.NDArray[np.int64]]:
@@ -214,9 +249,24 @@ def _typical_length(root: Path, images: list[CatalogEntry], options: ImageOption
     return sum(lengths) // len(lengths) if lengths else 0
 
 
-def _write_split(name: str, jobs: list[tuple[ShardJob]], classes: int, workers: int) -> Split:
-    images = sum(len(job.ids) for (job,) in jobs)
-    written: list[WrittenShard] = run_jobs(write_shard, jobs, workers, f"shard {name}", images)
+Runner = Callable[..., list[Any]]  # `shards.processes.run_jobs` without its `workers`
+
+
+def _runner(options: ConvertOptions) -> Runner:
+    if not options.cluster:
+        return partial(run_jobs, workers=options.workers or cores())
+    from shards.cluster import run_on_cluster
+
+    return partial(run_on_cluster, options.cluster)
+
+
+def write_shards(run: Runner, name: str, jobs: list[ShardJob]) -> list[WrittenShard]:
+    images = sum(len(job.ids) for job in jobs)
+    return run(write_shard, [(job,) for job in jobs], label=f"shard {name}", total=images)
+
+
+def combined(written: list[WrittenShard], classes: int) -> Split:
+    """A split from what became of its shards."""
     stored = np.concatenate([image_table([]), *(shard.images for shard in written)])
     reencoded = sum((Counter(shard.reencoded) for shard in written), Counter[str]())
     return Split(
@@ -229,7 +279,7 @@ def _write_split(name: str, jobs: list[tuple[ShardJob]], classes: int, workers: 
     )
 
 
-def _check(split: Split, name: str, root: Path, strict: bool) -> None:
+def check(split: Split, name: str, root: Path, strict: bool) -> None:
     """Raises InputError when a split has no image, or has skipped one although that is not allowed."""
     first = split.skipped[0] if split.skipped else None
     if not split.shards and not first:
@@ -241,7 +291,8 @@ def _check(split: Split, name: str, root: Path, strict: bool) -> None:
         raise InputError(f"--strict: {first.file} cannot be used ({first.reason}), {count}")
 
 
-def _dataset(out: Path, source: Source, options: ConvertOptions, splits: dict[str, Split], plan: str) -> Dataset:
+def dataset_of(listed: Listed, out: Path, options: ConvertOptions, splits: dict[str, Split]) -> Dataset:
+    source = listed.source
     return Dataset(
         root=out,
         classes=source.classes,
@@ -252,8 +303,8 @@ def _dataset(out: Path, source: Source, options: ConvertOptions, splits: dict[st
         size=options.size,
         quality=options.quality,
         max_pixels=options.max_pixels,
-        plan=plan,
+        plan=listed.plan,
         val_share=options.val_share,
         left_out=source.left_out,
-        versions={name: version(name) for name in ("numpy", "pillow", "simplejpeg", "xxhash")},
+        versions=library_versions(),
     )

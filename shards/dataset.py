@@ -67,7 +67,7 @@ class Dataset:
             content = json.loads((root / FILE).read_text())
             if content["format"] != FORMAT:
                 raise InputError(f"{path} is of another format than {FORMAT}: write the data set again")
-            dataset = _dataset(root, content)
+            dataset = from_content(root, content)
         except FileNotFoundError:
             raise InputError(f"{root} holds no {FILE}: {_remedy(root)}") from None
         except OSError as error:
@@ -85,6 +85,12 @@ class Dataset:
 
     def save(self) -> None:
         """Writes `dataset.json`, complete or not at all."""
+        # One shard, class or file a line, so that a person can read it and `diff` too
+        with atomic_write(self.root / FILE) as file:
+            file.write(_lines(self.content()).encode() + b"\n")
+
+    def content(self) -> dict[str, Any]:
+        """What `dataset.json` holds: the inverse of `from_content`."""
         content = {"format": FORMAT, **asdict(self)}
         del content["root"], content["remote"], content["masked"]
         words = content.pop("words")
@@ -94,9 +100,7 @@ class Dataset:
             {"wnid": name, **({"words": words[name]} if name in words else {})} for name in self.classes
         ]
         content["splits"] = {name: to_json(split) for name, split in content["splits"].items()}
-        # One shard, class or file a line, so that a person can read it and `diff` too
-        with atomic_write(self.root / FILE) as file:
-            file.write(_lines(content).encode() + b"\n")
+        return content
 
     def split(self, name: str) -> Split:
         """Raises InputError when there is no split of that name."""
@@ -206,6 +210,8 @@ def _companions(description: bytes) -> tuple[str, ...]:
 
 def _remedy(root: Path) -> str:
     """What to do with a folder that is not a data set, by what it seems to be."""
+    if (root / PLAN).exists() and any(root.glob(".part-*.json")):
+        return f"its conversion is not finished; `python cli.py index {root}` joins its parts when all are written"
     if (root / PLAN).exists():
         return "its conversion is not finished; the same `python cli.py shard` command continues it"
     if visible(root, "*.tar"):
@@ -226,7 +232,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _dataset(root: Path, content: dict[str, Any]) -> Dataset:
+def from_content(root: Path, content: dict[str, Any]) -> Dataset:
     """From the content of JSON; wrong types raise TypeError, missing parts KeyError."""
     classes = tuple(_typed(entry["wnid"], str) for entry in _typed(content["classes"], list))
     splits = {}

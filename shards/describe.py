@@ -9,7 +9,7 @@ import numpy.typing as npt
 from shards import tars
 from shards.atomic import locked
 from shards.check_sample import check_sample, sha256
-from shards.dataset import COMPANIONS, FILE, Dataset
+from shards.dataset import COMPANIONS, FILE, PLAN, Dataset
 from shards.errors import InputError
 from shards.hidden import visible
 from shards.index import entry, plain, read_index, write_index
@@ -39,7 +39,13 @@ def load_or_describe(
 ) -> Dataset:
     """The data set in a folder, which is described first where nobody has. Gives notice of what lies beside it. Args
     and raises as `describe_tars`."""
-    if not root.is_dir() or (root / FILE).exists() or not (visible(root, "*.tar") or compressed_tars(root)):
+    unfinished = (root / PLAN).exists()
+    if (
+        not root.is_dir()
+        or (root / FILE).exists()
+        or unfinished
+        or not (visible(root, "*.tar") or compressed_tars(root))
+    ):
         dataset = Dataset.load(root)
         if label_key is not None:
             remedy = f"delete {FILE} and {COMPANIONS[0]}, so that the labels are read again"

@@ -1,7 +1,8 @@
 """The folder that a conversion writes to: locked, continued after a kill, refused when it holds another data set.
 
 An unfinished conversion has hidden files there: its plan (which conversion it is), its catalog (the list of images),
-the images extracted from parquet files, and a done marker for each finished shard.
+the images extracted from parquet files, and a done marker for each finished shard; what `shard --part` needs is told in
+`shards.parts`.
 """
 
 import shutil
@@ -14,7 +15,7 @@ from shards.dataset import FILE, PLAN, Dataset
 from shards.errors import InputError
 from shards.hidden import visible
 
-CATALOG, SCRATCH = ".catalog", ".scratch"
+CATALOG, SCRATCH, PARTS = ".catalog", ".scratch", ".part-*"
 
 
 def done_marker(tar: Path) -> Path:
@@ -54,14 +55,22 @@ def load_finished(out: Path, plan: str) -> Dataset | None:
 
 def begin(out: Path, plan: str) -> None:
     """Marks the folder as this plan's, and removes the half-written files of a killed run."""
-    begun = (out / PLAN).read_text() if (out / PLAN).exists() else None
-    # The statistics (.npz) of another data set would be taken for this one's
-    if begun != plan and (begun or visible(out, "*.tar") or any(out.glob("*.npz"))):
-        raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
     for leftover in out.glob(".*.tmp-*"):
         leftover.unlink()
-    with atomic_write(out / PLAN) as file:
-        file.write(plan.encode())
+    claim_plan(out, plan)
+
+
+def claim_plan(out: Path, plan: str) -> None:
+    """Marks the folder as this plan's, where others may be doing so at the same time."""
+    # The statistics (.npz) of another data set would be taken for this one's. They and tars are looked for first, since
+    # those that another part of this conversion writes come after its plan
+    others = visible(out, "*.tar") or any(out.glob("*.npz"))
+    begun = (out / PLAN).read_text() if (out / PLAN).exists() else None
+    if begun != plan and (begun or others):
+        raise InputError(f"{out} holds parts of another data set: choose another --out or empty it")
+    if begun is None:
+        with atomic_write(out / PLAN) as file:
+            file.write(plan.encode())
 
 
 def discard(out: Path, splits: Iterable[str]) -> None:
@@ -74,6 +83,7 @@ def discard(out: Path, splits: Iterable[str]) -> None:
 
 def clear(out: Path) -> None:
     """Removes the hidden files of a conversion. The plan goes last: it says whose the others are."""
-    shutil.rmtree(out / SCRATCH, ignore_errors=True)
-    for path in [*out.glob(".*.tmp-*"), *out.glob(".*.done"), out / CATALOG, out / PLAN]:
+    for folder in [out / SCRATCH, *(path for path in out.glob(PARTS) if path.is_dir())]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in [*out.glob(PARTS), *out.glob(".*.tmp-*"), *out.glob(".*.done"), out / CATALOG, out / PLAN]:
         path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,7 +19,7 @@ from shards.catalog import Catalog, CatalogEntry
 from shards.errors import Unreadable
 from shards.images import MAX_BYTES, Prepared, prepare
 from shards.index import entry, write_index
-from shards.output_folder import CATALOG, done_marker
+from shards.output_folder import done_marker
 from shards.processes import tick
 from shards.records import Shard, Skipped, from_json, to_json
 
@@ -34,9 +35,10 @@ class ImageOptions(NamedTuple):
 
 
 class ShardJob(NamedTuple):
-    """A shard to write: `ids` are its images in the catalog beside the tar, in their order; `root` is the source's."""
+    """A shard to write: `ids` are its images in the catalog, in their order; `root` is the source's."""
 
     tar: Path
+    catalog: Path
     ids: npt.NDArray[np.int64]
     root: Path
     classes: tuple[str, ...]
@@ -63,7 +65,7 @@ class _NothingReadable(Exception):
 def write_shard(job: ShardJob) -> WrittenShard:
     """Writes a tar, its index and then its done marker, and no tar when none of the images can be read. A shard that
     has its marker already is not written again."""
-    if (done := _read_marker(job)) is not None:
+    if (done := read_marker(job.tar, job.plan)) is not None:
         tick(len(job.ids), 0)
         return done
     written = WrittenShard()
@@ -85,7 +87,7 @@ def _write_samples(file: BinaryIO, job: ShardJob, written: WrittenShard) -> tupl
     its SHA-256. Raises _NothingReadable."""
     entries, stored, digest, length = [], [], hashlib.sha256(), 0
     reencoded: Counter[str] = Counter()
-    catalog = Catalog.open(job.tar.with_name(CATALOG))
+    catalog = Catalog.open(job.catalog)
     try:
         with Flusher(file.fileno()) as flusher:
             for image in catalog.images(job.ids):
@@ -125,15 +127,15 @@ def _write(file: int, pieces: list[bytes]) -> None:
             rest = rest[os.write(file, rest) :]
 
 
-def _read_marker(job: ShardJob) -> WrittenShard | None:
+def read_marker(tar: Path, plan: str) -> WrittenShard | None:
     """What a shard's done marker says, if it is of this plan and the tar and index are there."""
     try:
-        content = json.loads(done_marker(job.tar).read_text())
-        if content.pop("plan") != job.plan:
+        content = json.loads(done_marker(tar).read_text())
+        if content.pop("plan") != plan:
             return None
         written = _written(from_json(content))
-        length = written.shard and job.tar.stat().st_size
-        if written.shard and (length != written.shard.bytes or not job.tar.with_suffix(".idx").exists()):
+        length = written.shard and tar.stat().st_size
+        if written.shard and (length != written.shard.bytes or not tar.with_suffix(".idx").exists()):
             return None
         return written
     except (OSError, ValueError, KeyError, TypeError):
@@ -154,6 +156,11 @@ def _written(content: dict[str, Any]) -> WrittenShard:
 def image_table(images: list[tuple[int, int, int]]) -> npt.NDArray[np.int32]:
     """(class number, width, height) of each image, N x 3."""
     return np.array(images, np.int32).reshape(-1, 3)
+
+
+def library_versions() -> dict[str, str]:
+    """Of the libraries that decide the bytes of a shard."""
+    return {name: version(name) for name in ("numpy", "pillow", "simplejpeg", "xxhash")}
 
 
 def read_image(root: Path, image: CatalogEntry) -> bytes:

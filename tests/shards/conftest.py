@@ -2,7 +2,7 @@
 
 import pytest
 
-from shards import convert, describe, verify
+from shards import convert, describe, parts, verify
 from shards.sources import parquet, webdataset
 from tests.support import source_layouts as layouts
 from tests.support.image_kinds import encoded, noise
@@ -13,10 +13,10 @@ from tests.support.source_layouts import TRAIN, VAL
 def in_this_process(monkeypatch):
     """Jobs run where the test does, which is faster; what worker processes add is tested without this."""
 
-    def run_here(function, jobs, *_):
+    def run_here(function, jobs, *_, **__):
         return [function(*job) for job in jobs]
 
-    for module in (convert, describe, parquet, verify, webdataset):
+    for module in (convert, describe, parquet, parts, verify, webdataset):
         monkeypatch.setattr(module, "run_jobs", run_here)
 
 
