@@ -118,14 +118,12 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """The batches of the next epoch, or after `load_state_dict` of the rest of one. One pass at a time: a new one
-        ends the one before."""
+        ends the one before. It begins when its first batch is asked for: frameworks make some that they never read."""
         if not self._begins_here:
             self.set_epoch(self._epoch + 1)
         self._begins_here = False
         self._passes += 1
-        return self._pass(self._passes)
-
-    def _pass(self, number: int) -> Iterator[ImageBatch]:
+        number = self._passes
         for batch in self._loader.epoch(self._epoch, self._batch):
             self._batch += 1
             kept = self._kept(batch)
