@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from bench.harness.machine import cpu_context
 from bench.harness.model_step import ModelOptions, ModelStep
+from bench.studies import public_loader
 from bench.studies.sharding.contestants import SIZE, decode, encode, square
 from bench.studies.step.contestants import PlainAlexNet, plain_sgd
 from shards.synthetic import render_folders
@@ -23,6 +24,7 @@ STUDIES = (
     "parallel",
     "checkpoint",
     "loader",
+    "public_loader",
     "busy",
     "memory",
     "quality",
@@ -60,3 +62,10 @@ def test_the_bare_loop_makes_squares_of_256(tmp_path):
 def test_processes_whose_start_is_timed_do_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60).returncode == 0
+
+
+def test_the_public_loaders_crops_are_those_that_it_is_compared_with(data):
+    read = public_loader.readers(data, data, batch_size=12)
+    pipeline, public = next(read["pipeline"]), next(read["public"])
+    assert torch.equal(pipeline.images, public.images.movedim(1, -1)) and torch.equal(pipeline.labels, public.labels)
+    assert {"float32", "resized"} < {*read}
