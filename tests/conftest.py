@@ -5,10 +5,13 @@ import socket
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tests.support.forkserver import fork_server
 from tests.support.http_server import http_servers
 
 # A test run that was started in the background or under nohup has these ignored, and so would all that it starts
@@ -97,5 +100,34 @@ def run_cli():
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture
+def quick_ranks(monkeypatch):
+    """Ranks start from a process that has imported torch and DALI already, which each would need five seconds for. For
+    tests of what ranks compute; how they start and end is tested without this."""
+    from torch.multiprocessing.spawn import start_processes
+
+    from trainer import launch
+
+    fork_server()
+    monkeypatch.setattr(launch, "spawn", partial(start_processes, start_method="forkserver"))
+
+
+@pytest.fixture
+def run_here(quick_ranks):
+    """`run_here("train", ...)` is `run_cli` in this process, where all is imported already. The text is what this
+    process printed, not what further ranks did."""
+    from cli import main
+
+    def run(*words, check=True):
+        done = CliRunner().invoke(main, [*map(str, words)])
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        if check:
+            assert done.exit_code == 0, done.output
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
     return run

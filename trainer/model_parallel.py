@@ -41,6 +41,13 @@ class Exchange(NamedTuple):
     dtype: torch.dtype
 
 
+def _untraced(exchange: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An exchange that torch.compile does not trace into: it compiles what is between them. The compiler is imported
+    here, which takes seconds, so not before there is an exchange."""
+    disabled: Callable[..., Tensor] = torch.compiler.disable(exchange)  # type: ignore[no-untyped-call]
+    return disabled
+
+
 class ShardGroup:
     """The processes that hold equal shards of a layer's kernels, and the exchanges between them.
 
@@ -54,6 +61,8 @@ class ShardGroup:
         self.rank = 0 if group is None else dist.get_rank(group)
         self.on_exchange: Callable[[Exchange], None] | None = None  # called with each exchange, to measure them
         self.bytes_sent = 0  # by this process to the others, by the algorithms' lower bounds
+        if group is not None:
+            self._all_gather_channels = _untraced(_AllGatherChannels.apply)
 
     def enter_dense(self, x: Tensor) -> Tensor:
         """The input of the dense layers, from this process's output of the convolutions, N x C x H x W."""
@@ -61,7 +70,7 @@ class ShardGroup:
 
     def all_gather_channels(self, x: Tensor) -> Tensor:
         """All shards of a layer's input along dim 1; gradients are summed over the shards."""
-        return x if self.group is None else _all_gather_channels(x, self)
+        return x if self.group is None else self._all_gather_channels(x, self)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
         """The sum of the rows' cross-entropies, nats, from this process's columns of N x classes logits; rows labelled
@@ -118,9 +127,13 @@ class DenseShardGroup(ShardGroup):
     trick for parallelizing convolutional neural networks", Krizhevsky 2014, his scheme with the whole batch at
     once)."""
 
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        super().__init__(group)
+        self._all_gather_batch = _untraced(_AllGatherBatch.apply)
+
     def enter_dense(self, x: Tensor) -> Tensor:
         """Every process's images, along dim 0."""
-        return _all_gather_batch(x, self)
+        return self._all_gather_batch(x, self)
 
 
 class _AllGatherChannels(torch.autograd.Function):
@@ -145,15 +158,6 @@ class _AllGatherBatch(torch.autograd.Function):
         # The convolutions' gradients are of these rows alone, and DistributedDataParallel takes the processes' mean;
         # the loss is of all rows already, so their sum is what is needed
         return ctx.group.reduce_scatter(list(grad.chunk(ctx.group.size))) * ctx.group.size, None
-
-
-# torch.compile does not trace into these two, and compiles what is between them
-_all_gather_channels: Callable[[Tensor, ShardGroup], Tensor] = torch.compiler.disable(  # type: ignore[no-untyped-call]
-    _AllGatherChannels.apply
-)
-_all_gather_batch: Callable[[Tensor, ShardGroup], Tensor] = torch.compiler.disable(  # type: ignore[no-untyped-call]
-    _AllGatherBatch.apply
-)
 
 
 class _CrossEntropy(torch.autograd.Function):

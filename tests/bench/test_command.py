@@ -24,12 +24,12 @@ def test_the_document_lists_every_field_of_the_schema(short_report):
     assert short_report.keys() <= documented and short_report["stages"][0].keys() <= documented
 
 
-def test_a_report_is_written_where_it_was_asked_for(data, tmp_path, run_cli):
+def test_a_report_is_written_where_it_was_asked_for(data, tmp_path, run_here):
     out = tmp_path / "page.html"
     options = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.05, "--device", "cpu"]
-    run_cli("throughput-bench", "--data", data, "--report", out, *options)
+    run_here("throughput-bench", "--data", data, "--report", out, *options)
     assert "What bounds training" in out.read_text()
-    done = run_cli("throughput-bench", "--report", tmp_path / "none" / "page.html", check=False)
+    done = run_here("throughput-bench", "--report", tmp_path / "none" / "page.html", check=False)
     assert done.returncode and "--report" in done.stderr and "there is no such folder" in done.stderr
 
 

@@ -16,10 +16,10 @@ def report_file(path, **rates):
     return path
 
 
-def test_a_difference_beyond_the_spread_is_marked_and_noise_is_not(tmp_path, run_cli):
+def test_a_difference_beyond_the_spread_is_marked_and_noise_is_not(tmp_path, run_here):
     one = report_file(tmp_path / "one.json", read=100, model=50, train=40)
     two = report_file(tmp_path / "two.json", read=110, model=100)
-    text = run_cli("throughput-bench", "--compare", one, two).stdout
+    text = run_here("throughput-bench", "--compare", one, two).stdout
     assert re.search(r"read +100 +110 +1.10 +no", text) and re.search(r"model +50 +100 +2.00 +yes", text)
     assert "train" not in text and "data: {'name': 'one'} in A, {'name': 'two'} in B" in text
 

@@ -25,7 +25,7 @@ def count_bytes(context, path):
 
 
 @pytest.mark.long
-def test_the_repeated_exchange_sends_as_many_bytes_as_the_step(tmp_path):
+def test_the_repeated_exchange_sends_as_many_bytes_as_the_step(tmp_path, quick_ranks):
     launch(count_bytes, 2, "cpu", tmp_path / "sent.json")
     in_step, recorded, repeated, removed = json.loads((tmp_path / "sent.json").read_text())
     assert in_step == recorded == repeated > 0 and removed

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import command
 from bench.loaders import compare, ours, with_dataloader
 from bench.loaders.base import LoaderSpec, arrive, pinned, write_image_set
 from bench.loaders.compare import Turn, Work, compare_loaders, comparison_table, pixel_difference, pixel_statistics
@@ -135,10 +136,13 @@ def test_images_decoded_on_a_gpu_are_cropped_and_flipped_there(monkeypatch):
 
 
 @pytest.mark.long
-def test_the_command_lists_every_loader_by_name_and_those_installed_do_the_same_work(data, tmp_path, run_cli):
+def test_the_command_lists_every_loader_by_name_and_those_installed_do_the_same_work(
+    data, tmp_path, run_here, monkeypatch
+):
+    monkeypatch.setattr(command, "ROUNDS", 1)
     out = tmp_path / "bench.json"
     options = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.05, "--device", "cpu", "--json", out, "--peers"]
-    printed = run_cli("throughput-bench", "--data", data, *options).stdout
+    printed = run_here("throughput-bench", "--data", data, *options).stdout
     listed = {one["name"]: one for one in json.loads(out.read_text())["peers"]}
     assert list(listed) == [OURS.name, *(loader.name for loader in OTHERS if not loader.needs_gpu)]
     assert all(("img_per_s" in one) != ("absent" in one) and name in printed for name, one in listed.items())

@@ -12,7 +12,7 @@ from trainer.launch import launch
 
 
 @pytest.mark.long
-def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
+def test_scaling_measures_every_axis(data, tmp_path, monkeypatch, quick_ranks):
     used = []
 
     def recorded(dataset, *, settings, **options):
@@ -35,7 +35,7 @@ def test_scaling_measures_every_axis(data, tmp_path, monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.parametrize("parallel", ["towers", "data", "hybrid"])
-def test_ranks_can_share_the_model_in_every_way(tmp_path, parallel):
+def test_ranks_can_share_the_model_in_every_way(tmp_path, parallel, quick_ranks):
     config = BenchConfig(None, 4, ModelOptions(width=0.05), seconds=0.1)
     launch(scaling.measure_shared, 2, "cpu", config, 4, tmp_path / "result.json", parallel=parallel)
     assert json.loads((tmp_path / "result.json").read_text())["rates"][0] > 0

@@ -73,9 +73,9 @@ def test_two_ranks_report_their_exchange_and_each_stage_has_its_limit(data, tmp_
 
 
 @pytest.mark.long
-def test_without_data_it_renders_its_own(run_cli):
+def test_without_data_it_renders_its_own(run_here):
     options = ["--batch-size", 8, "--width", 0.05, "--seconds", 0.1, "--device", "cpu"]
-    done = run_cli("throughput-bench", *options)
+    done = run_here("throughput-bench", *options)
     assert "512 rendered images" in done.stdout
     last = done.stderr.splitlines()[-1]
     assert last.startswith("model without LRN: ") and " left" not in last  # all that was planned

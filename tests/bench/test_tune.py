@@ -93,19 +93,16 @@ def test_on_a_gpu_settings_are_chosen_by_trainings_rate_and_on_a_cpu_by_the_pipe
     assert made[0] == 4 and set(made[1:]) == {(16, 3, 224, 224)}
 
 
-def test_train_takes_what_throughput_bench_tuned_and_records_it(data, tmp_path, run_cli, cache):
-    where = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}
-    tuned = run_cli(
+def test_train_takes_what_throughput_bench_tuned_and_records_it(data, tmp_path, run_here, cache):
+    tuned = run_here(
         *("throughput-bench", "--tune", "--data", data, "--device", "cpu"),
         *("--batch-size", 16, "--seconds", 0.1, "--prefetch", 3),
-        env=where,
     )
     assert "threads: " in tuned.stdout and "tuned.json" in tuned.stdout
     kept = next(iter(json.loads((cache / "alexnet-dali" / "tuned.json").read_text()).values()))
-    run_cli(
+    run_here(
         *("train", "--data", data, "--out", tmp_path / "run", "--device", "cpu", "--width", 0.05),
         *("--batch-size", 16, "--steps", 1, "--threads", 1),
-        env=where,
     )
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["decoding"] == {**kept, "threads": 1}

@@ -134,13 +134,13 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_files(data, images, unbroken
     assert "Traceback" not in done.stderr and not list((tmp_path / "run").glob("*.safetensors"))
 
 
-def test_checkpoints_without_their_config_are_refused(data, unbroken, tmp_path, run_cli):
+def test_checkpoints_without_their_config_are_refused(data, unbroken, tmp_path, run_here):
     shutil.copy(checkpoint.list_checkpoints(unbroken)[0], tmp_path)
-    done = run_cli("train", "--data", data, "--out", tmp_path, "--steps", 16, *SMALL, check=False)
+    done = run_here("train", "--data", data, "--out", tmp_path, "--steps", 16, *SMALL, check=False)
     assert done.returncode != 0 and "but not its config.json" in done.stderr
 
 
-def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path, run_cli):
+def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path, run_here):
     import pickle
 
     class Planted:
@@ -149,11 +149,11 @@ def test_a_broken_checkpoint_is_named_and_runs_no_code(data, unbroken, tmp_path,
 
     for content in (b"no checkpoint", pickle.dumps(Planted())):
         (tmp_path / "checkpoint-00000001.safetensors").write_bytes(content)
-        done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
+        done = run_here("eval", "--data", data, "--checkpoint", tmp_path, check=False)
         assert done.returncode != 0 and "checkpoint-00000001.safetensors is not a readable checkpoint" in done.stderr
     with open(tmp_path / "checkpoint-00000001.safetensors", "wb") as file:
         torch.save({"format": 1, "parameters": Planted()}, file)
-    done = run_cli("eval", "--data", data, "--checkpoint", tmp_path, check=False)
+    done = run_here("eval", "--data", data, "--checkpoint", tmp_path, check=False)
     assert "is not a readable checkpoint" in done.stderr and not (tmp_path / "owned").exists()
 
 

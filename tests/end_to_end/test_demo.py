@@ -6,9 +6,9 @@ from trainer import metrics
 
 
 @pytest.mark.long
-def test_the_demo_learns(tmp_path, run_cli):
+def test_the_demo_learns(tmp_path, run_here):
     out = tmp_path / "demo"
-    output = run_cli("demo", "--short", "--out", out, "--device", "cpu").stdout
+    output = run_here("demo", "--short", "--out", out, "--device", "cpu").stdout
     result = metrics.read(out / "run", "eval")[-1]
     # Chance is 0.9 on 400 images, spread 0.015: a model which learned nothing is six spreads away
     assert result["samples"] == 400 and result["top1_error"] < 0.81

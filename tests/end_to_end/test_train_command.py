@@ -43,7 +43,7 @@ def test_a_run_writes_its_config_metrics_and_checkpoints(unbroken):
     assert checkpoint.load(unbroken / "best.safetensors")["step"] in (12, 16)
 
 
-def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path, run_here):
     out = tmp_path / "run"
     command = [sys.executable, CLI, "train", "--data", data, "--out", out, "--steps", 16, *SMALL, "--resume", "auto"]
     command = list(map(str, command))
@@ -55,22 +55,22 @@ def test_a_killed_run_resumes_bit_for_bit(data, unbroken, tmp_path):
         running.wait() == -signal.SIGKILL
         and checkpoint.list_checkpoints(out)[0].name < "checkpoint-00000016.safetensors"
     )
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = run_here(*command[2:])
     assert "Resumed after step" in done.stderr
     for name, value in parameters(unbroken).items():
         assert torch.equal(value, parameters(out)[name]), name
     assert without_speed(out) == without_speed(unbroken)
     # Once more: there is nothing to do, and it says so
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    again = run_here(*command[2:])
     assert "nothing is left to do" in again.stderr and without_speed(out) == without_speed(unbroken)
 
 
-def test_two_processes_train_as_one_and_resume_as_one(data, unbroken, tmp_path, run_cli):
+def test_two_processes_train_as_one_and_resume_as_one(data, unbroken, tmp_path, run_cli, run_here):
     out = tmp_path / "run"
     done = run_cli("train", "--data", data, "--out", out, "--gpus", 2, "--steps", 10, *SMALL)
     assert "Warning" not in done.stderr
     # ... and one device carries on with the two towers' checkpoint
-    run_cli("train", "--data", data, "--out", out, "--gpus", 1, "--steps", 16, *SMALL, "--resume", "auto")
+    run_here("train", "--data", data, "--out", out, "--gpus", 1, "--steps", 16, *SMALL, "--resume", "auto")
     fresh = AlexNet(4, width=0.05)
     fresh.init_weights(seed=0)
     for name, start in fresh.unsharded_state_dict().items():
@@ -95,9 +95,9 @@ def test_torchrun_starts_it_too(data, unbroken, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_devices_that_are_not_there(data, tmp_path, run_cli):
+def test_devices_that_are_not_there(data, tmp_path, run_cli, run_here):
     words = ["train", "--data", data, "--out", tmp_path / "a", "--batch-size", 8]
-    refused = run_cli(*words, "--device", "cuda", check=False)
+    refused = run_here(*words, "--device", "cuda", check=False)
     assert refused.returncode != 0 and "torch finds no CUDA device" in refused.stderr
     words = ["train", "--data", data, "--out", tmp_path / "b", "--gpus", 2, "--steps", 1]
     output = run_cli(*words, "--width", 0.05, "--batch-size", 8).stderr

@@ -10,7 +10,7 @@ pytest.importorskip("aiohttp", reason="aiohttp is not installed: http is not tes
 
 
 @pytest.mark.long
-def test_throughput_bench_measures_a_set_at_a_url(data, tmp_path, serve, run_cli):
+def test_throughput_bench_measures_a_set_at_a_url(data, tmp_path, serve, run_here):
     options = [
         "--data",
         serve(data).url,
@@ -21,23 +21,25 @@ def test_throughput_bench_measures_a_set_at_a_url(data, tmp_path, serve, run_cli
         "--seconds",
         0.1,
     ]
-    run_cli("throughput-bench", *options, "--batch-size", 16, "--width", 0.05, "--device", "cpu", "--precision", "bf16")
+    run_here(
+        "throughput-bench", *options, "--batch-size", 16, "--width", 0.05, "--device", "cpu", "--precision", "bf16"
+    )
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["limits"]["storage"]["what"].endswith("cache of a URL's") and report["precision"] == "bf16"
     assert report["limits"]["matmul"]["what"].endswith("products in bf16")
-    cold = run_cli("throughput-bench", *options, "--cold", check=False)
+    cold = run_here("throughput-bench", *options, "--cold", check=False)
     assert cold.returncode == 1 and "leave it out with a URL" in cold.stderr
 
 
 @pytest.mark.long
-def test_a_run_from_a_url_is_the_run_from_the_folder(data, tmp_path, serve, run_cli):
+def test_a_run_from_a_url_is_the_run_from_the_folder(data, tmp_path, serve, run_here):
     server = serve(data)
     small = ["--device", "cpu", "--width", 0.05, "--batch-size", 8, "--lr", 0.001, "--steps", 14, "--log-every", 1]
     runs = []
     for where in ([data], [server.url, "--cache", tmp_path / "cache", "--cache-size", "2MB"]):
         out = tmp_path / str(len(runs))
-        run_cli("train", "--data", *where, "--out", out, *small, "--gpus", 2)
-        result = run_cli("eval", "--data", *where, "--checkpoint", out, "--device", "cpu", "--json").stdout
+        run_here("train", "--data", *where, "--out", out, *small, "--gpus", 2)
+        result = run_here("eval", "--data", *where, "--checkpoint", out, "--device", "cpu", "--json").stdout
         lines = [
             {key: value for key, value in line.items() if key not in ("img_per_s", "data_wait")}
             for line in metrics.read(out)
@@ -45,14 +47,14 @@ def test_a_run_from_a_url_is_the_run_from_the_folder(data, tmp_path, serve, run_
         runs.append((lines, {key: value for key, value in json.loads(result).items() if key != "checkpoint"}))
     assert runs[0] == runs[1]
     assert json.loads((tmp_path / "1" / "config.json").read_text())["data"] == server.url.rstrip("/")
-    info = json.loads(run_cli("info", server.url, "--json", "--cache", tmp_path / "cache").stdout)
+    info = json.loads(run_here("info", server.url, "--json", "--cache", tmp_path / "cache").stdout)
     assert info["root"] == server.url.rstrip("/") and info["splits"]["train"]["samples"] == 96
-    run_cli("preview", server.url, "--cache", tmp_path / "cache", "--out", tmp_path / "far.png", "--pictures", 2)
-    run_cli("preview", data, "--out", tmp_path / "near.png", "--pictures", 2)
+    run_here("preview", server.url, "--cache", tmp_path / "cache", "--out", tmp_path / "far.png", "--pictures", 2)
+    run_here("preview", data, "--out", tmp_path / "near.png", "--pictures", 2)
     assert (tmp_path / "far.png").read_bytes() == (tmp_path / "near.png").read_bytes()
 
 
-def test_unfitting_url_options_are_one_line(data, tmp_path, run_cli):
+def test_unfitting_url_options_are_one_line(data, tmp_path, run_here):
     for options, message in (
         (["info", data, "--cache", tmp_path], "are for a data set at a URL"),
         (["info", "https://a:sesame@host/set"], "the URL holds credentials"),
@@ -61,6 +63,6 @@ def test_unfitting_url_options_are_one_line(data, tmp_path, run_cli):
             "raise --cache-size",
         ),
     ):
-        done = run_cli(*options, check=False)
+        done = run_here(*options, check=False)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
         assert "sesame" not in done.stderr

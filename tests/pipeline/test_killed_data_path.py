@@ -5,8 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from pipeline.preprocess import Preprocess
 from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.dataset import Dataset
+from tests.support.forkserver import fork_server
 from trainer.launch import launch
 from trainer.rank import RankContext
 
@@ -59,13 +58,12 @@ def stream(data: Path, rank: int, world_size: int, begin: int = 0):
         }
 
 
-def write_stream(data: str, out: str, rank: str, world_size: str) -> None:
+def write_stream(data: Path, out: Path, rank: int, world_size: int) -> None:
     """A process that can be killed: appends to `out`, and started again continues after its last complete line."""
-    path = Path(out)
-    complete = [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
-    path.write_text("".join(complete))
-    with open(path, "a") as file:
-        for line in stream(Path(data), int(rank), int(world_size), begin=len(complete)):
+    complete = [line for line in out.read_text().splitlines(True) if line.endswith("\n")] if out.exists() else []
+    out.write_text("".join(complete))
+    with open(out, "a") as file:
+        for line in stream(data, rank, world_size, begin=len(complete)):
             print(json.dumps(line), file=file, flush=True)
             time.sleep(0.02)  # so that a kill finds a step to fall into
 
@@ -78,19 +76,20 @@ def test_a_stream_killed_at_random_steps_is_the_unbroken_one(data, tmp_path, wor
     while any(len(lines(out)) < total for out in outs):
         goal = min(total, goal + rng.randrange(3, 12))
         running = [
-            subprocess.Popen(
-                [sys.executable, "-m", __name__, str(data), str(out), str(rank), str(world_size)], cwd=PROJECT
-            )
+            fork_server().Process(target=write_stream, args=(data, out, rank, world_size))
             for rank, out in enumerate(outs)
         ]
-        while len(lines(outs[0])) < goal and running[0].poll() is None:
+        for process in running:
+            process.start()
+        while len(lines(outs[0])) < goal and running[0].is_alive():
             time.sleep(0.005)
         if goal < total:
             for process in running:
                 os.kill(process.pid, signal.SIGKILL)
             kills += 1
-        codes = [process.wait() for process in running]
-        assert set(codes) <= {0, -signal.SIGKILL}
+        for process in running:
+            process.join()
+        assert {process.exitcode for process in running} <= {0, -signal.SIGKILL}
     assert kills >= 2
     for rank, out in enumerate(outs):
         wanted = [json.loads(json.dumps(line)) for line in stream(data, rank, world_size)]
@@ -130,7 +129,7 @@ def see(context: RankContext, data: Path, out: Path) -> None:
     (out / f"{context.rank}.json").write_text(json.dumps(seen))
 
 
-def test_both_towers_hold_one_batch_and_no_image_is_decoded_twice(data, tmp_path):
+def test_both_towers_hold_one_batch_and_no_image_is_decoded_twice(data, tmp_path, quick_ranks):
     launch(see, 2, "cpu", data, tmp_path)
     left, right = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     loader = Loader(Dataset.load(data), "train", "train", batch_size=BATCH, settings=Settings(threads=1))
@@ -141,7 +140,3 @@ def test_both_towers_hold_one_batch_and_no_image_is_decoded_twice(data, tmp_path
         assert len(one["decoded"]) == len(other["decoded"]) == BATCH // 2
         assert not set(one["decoded"]) & set(other["decoded"])
         assert one["rows"] + other["rows"] == order[number].tolist()
-
-
-if __name__ == "__main__":
-    write_stream(*sys.argv[1:])

@@ -142,10 +142,10 @@ def test_an_index_that_does_not_fit_is_refused_and_one_that_does_is_kept(tiny_sa
         describe_tars(tmp_path)
 
 
-def test_the_command_indexes_public_tars(tiny_samples, tmp_path, run_cli):
+def test_the_command_indexes_public_tars(tiny_samples, tmp_path, run_here):
     layouts.webdataset(tmp_path, tiny_samples)
     tars_before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    run_cli("index", tmp_path)
+    run_here("index", tmp_path)
     assert contents(Dataset.load(tmp_path)) == expected(tiny_samples)
     assert Stats.load(tmp_path).samples == TRAIN
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -163,7 +163,7 @@ def write_tar(path, samples):
         file.write(bytes(1024))
 
 
-def test_images_without_a_checksum_are_decoded(tmp_path, run_cli):
+def test_images_without_a_checksum_are_decoded(tmp_path, run_here):
     whole = encoded(noise(size=(300, 280)))
     cut = whole[: len(whole) * 2 // 3] + b"\xff\xd9"  # its header and its end are there, its middle is not
     write_tar(tmp_path / "train-0.tar", [(f"a{i}", {"jpg": whole, "cls": b"0"}) for i in range(4)])
@@ -171,17 +171,17 @@ def test_images_without_a_checksum_are_decoded(tmp_path, run_cli):
         tmp_path / "train-1.tar",
         [("b", {"jpg": cut, "cls": b"1"}), ("a2", {"png": encoded(noise(), "PNG"), "cls": b"1"})],
     )
-    run_cli("index", tmp_path)
-    done = run_cli("verify", tmp_path, check=False)
+    run_here("index", tmp_path)
+    done = run_here("verify", tmp_path, check=False)
     assert done.returncode == 0 and "train-1.tar: a2: an earlier shard has this key too" in done.stdout
-    done = run_cli("verify", tmp_path, "--decode", "--json", "--quarantine", check=False)
+    done = run_here("verify", tmp_path, "--decode", "--json", "--quarantine", check=False)
     report = json.loads(done.stdout)
     assert done.returncode == 1 and report["schema"] == 1 and not report["whole"] and report["samples"] == 6
     assert [(bad["shard"], bad["key"]) for bad in report["bad"]] == [("train-1.tar", "b")]
     assert "truncated" in report["bad"][0]["reason"] and report["damaged"] == []
-    done = run_cli("verify", tmp_path, "--decode")
+    done = run_here("verify", tmp_path, "--decode")
     assert done.stdout.rstrip().endswith("intact")
-    about = json.loads(run_cli("info", tmp_path, "--json").stdout)
+    about = json.loads(run_here("info", tmp_path, "--json").stdout)
     assert about["splits"]["train"]["samples"] == 5 and about["splits"]["train"]["quarantined"] == 1
     assert [components(line)[0][3] for line in read_index(tmp_path / "train-1.idx")] == ["a2.png"]
 
@@ -197,10 +197,10 @@ def test_keys_that_every_shard_counts_anew_are_no_fault(tmp_path):
     assert remark[:3] == ("train", "train-1.tar", "000000") and "and 3 more keys" in remark.reason
 
 
-def test_samples_with_the_same_key_are_all_quarantined(tmp_path, run_cli):
+def test_samples_with_the_same_key_are_all_quarantined(tmp_path, run_here):
     parts = {"jpg": encoded(noise()), "cls": b"0"}
     write_tar(tmp_path / "train-0.tar", [("a", parts), ("b", parts), ("a", parts)])
-    output = run_cli("index", tmp_path).stdout
+    output = run_here("index", tmp_path).stdout
     assert output.count("a: its key comes twice in the shard") == 2
     assert Dataset.load(tmp_path).split("train").samples == 1 and verify(tmp_path, decode=True).intact
 
@@ -253,22 +253,22 @@ def test_an_index_of_nonsense_is_named(copy):
     assert any(problem.shard == SHARD and "index" in problem.reason for problem in verify(copy).damaged)
 
 
-def test_names_with_blanks_fit_their_index(tmp_path, run_cli):
+def test_names_with_blanks_fit_their_index(tmp_path, run_here):
     parts = {"jpg": encoded(noise()), "cls": b"0"}
     write_tar(tmp_path / "train-0.tar", [("a b", parts), ("grün", {**parts, "jpg": b"none"}), ("c", parts)])
-    run_cli("index", tmp_path)
+    run_here("index", tmp_path)
     assert Dataset.load(tmp_path).split("train").samples == 2 and verify(tmp_path).intact
     (tmp_path / "train-0.idx").unlink()
-    run_cli("index", tmp_path)
+    run_here("index", tmp_path)
     assert verify(tmp_path).intact and len(read_index(tmp_path / "train-0.idx")) == 2
 
 
-def test_what_dali_does_not_decode_is_not_in_the_index(tmp_path, run_cli):
+def test_what_dali_does_not_decode_is_not_in_the_index(tmp_path, run_here):
     kinds = ("GIF", "12-bit JPEG", "PNG bomb", "CMYK", "PNG")
     encodings = [{**READABLE, **UNREADABLE}[kind][0] for kind in kinds]
     samples = [(f"k{i}", {"jpg": data, "cls": b"0"}) for i, data in enumerate(encodings)]
     write_tar(tmp_path / "train-0.tar", samples)
-    run_cli("index", tmp_path)
+    run_here("index", tmp_path)
     dataset = Dataset.load(tmp_path)
     assert [sample.key for sample in dataset.split("train").quarantined] == ["k0", "k1", "k2"]
     loader = Loader(dataset, "train", "patch", batch_size=2, settings=Settings(1))

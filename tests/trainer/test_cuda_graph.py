@@ -134,14 +134,14 @@ def test_a_tensor_of_another_shape_is_refused(tapes):
         doubled(torch.ones(4))
 
 
-def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_cli):
+def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_here):
     with pytest.raises(InputError, match="--gpus 1, or leave it out"):
         check_cuda_graphs(torch.device("cuda", 0), world_size=2)
     for command in (["train", "--out", tmp_path / "run", "--steps", 1], ["throughput-bench", "--seconds", 0.1]):
-        refused = run_cli(*command, "--data", data, "--batch-size", 8, "--device", "cpu", "--cuda-graphs", check=False)
+        refused = run_here(*command, "--data", data, "--batch-size", 8, "--device", "cpu", "--cuda-graphs", check=False)
         assert refused.returncode == 1
         assert refused.stderr.splitlines()[-1] == "Error: --cuda-graphs needs a CUDA device: leave it out on a CPU"
-    refused = run_cli("throughput-bench", "--scaling", "--cuda-graphs", check=False)
+    refused = run_here("throughput-bench", "--scaling", "--cuda-graphs", check=False)
     assert "--scaling also measures several ranks, and --cuda-graphs works with one" in refused.stderr
 
 

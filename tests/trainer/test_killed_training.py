@@ -1,6 +1,5 @@
 """A training run that is killed continues, and ends as the run that nothing happened to."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -8,19 +7,19 @@ import time
 
 import pytest
 
+from tests.support.forkserver import fork_server
 from tests.support.training_runs import STEPS, assert_same_run, finish, ranks_of, reach, run, start
 from trainer import checkpoint, metrics
 
 
 def test_a_run_killed_many_times_at_random_ends_as_the_unbroken_one(small_data, unbroken, tmp_path):
-    context, rng, kills, number = multiprocessing.get_context("forkserver"), random.Random(), 0, 0
-    context.set_forkserver_preload(["trainer.train"])
+    rng, kills, number = random.Random(), 0, 0
     while kills < 3:  # one run may come to its end before
         number += 1
         out = tmp_path / f"run{number}"
         while True:
             seen = [path.name for path in checkpoint.list_checkpoints(out)]
-            running = context.Process(target=run, args=(small_data, out))
+            running = fork_server().Process(target=run, args=(small_data, out))
             running.start()
             # Mostly after some progress, so that it ends; now and then at once
             while running.is_alive() and rng.random() < 0.999:

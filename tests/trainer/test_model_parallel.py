@@ -74,14 +74,14 @@ def alone():
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_a_mesh_is_one_process(mesh, alone, tmp_path):
+def test_a_mesh_is_one_process(mesh, alone, tmp_path, quick_ranks):
     # Seven classes and the unused one cannot be split over other numbers than two and four
     assert_one_process(mesh, CASES if mesh == "3 x 1" else CASES | ODD_CLASSES, alone, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("mesh", ["1 x 2", "hybrid 2"])
-def test_compiled_layers_that_are_sharded_are_the_plain_ones(mesh, alone, tmp_path):
+def test_compiled_layers_that_are_sharded_are_the_plain_ones(mesh, alone, tmp_path, quick_ranks):
     assert_one_process(mesh, {"dropout": CASES["dropout"]}, alone, tmp_path, compile=True)
 
 
@@ -124,7 +124,7 @@ def count_as_rank(context, folder, width):
 
 
 @pytest.mark.parametrize("mesh", ["1 x 2", "2 x 2", "4 x 1", "hybrid 2"])
-def test_bytes_sent_are_those_of_the_docs(mesh, tmp_path):
+def test_bytes_sent_are_those_of_the_docs(mesh, tmp_path, quick_ranks):
     parallel, world_size = MESHES[mesh]
     launch(count_as_rank, world_size, "cpu", tmp_path, WIDTH, parallel=parallel)
     pool2, conv5, dense = 32 * 13 * 13, 32 * 6 * 6, 512  # numbers an image, of both towers, at this width
@@ -145,12 +145,12 @@ def test_bytes_sent_are_those_of_the_docs(mesh, tmp_path):
             assert counts["summed"] == sum(p.nbytes for p in convolutions.values())
 
 
-def test_a_run_continues_in_another_layout(data, tmp_path, run_cli):
-    losses, weights = trained_by_command(run_cli, data, tmp_path / "one")
+def test_a_run_continues_in_another_layout(data, tmp_path, run_here):
+    losses, weights = trained_by_command(run_here, data, tmp_path / "one")
     out = tmp_path / "many"
     for steps, mesh in ((1, ("data", 3)), (2, ("towers", 4)), (3, ("hybrid", 2)), (4, ("towers", 2))):
         layout = ("--parallel", mesh[0], "--gpus", mesh[1], "--resume", "auto")
-        changed, changed_weights = trained_by_command(run_cli, data, out, *layout, steps=steps)
+        changed, changed_weights = trained_by_command(run_here, data, out, *layout, steps=steps)
     assert [line["loss"] for line in changed] == pytest.approx([line["loss"] for line in losses], rel=1e-4)
     for name, value in weights.items():
         torch.testing.assert_close(changed_weights[name], value, rtol=1e-3, atol=1e-5)

@@ -35,9 +35,9 @@ def kill_a_worker(agent, out, step):
     return time.monotonic()
 
 
-def test_torchrun_starts_killed_workers_again_and_they_resume(data, tmp_path, run_cli):
+def test_torchrun_starts_killed_workers_again_and_they_resume(data, tmp_path, run_here):
     more = ("--steps", 30, "--checkpoint-every", 4)
-    run_cli(*training(data, tmp_path / "unbroken", *more, "--gpus", 2)[1:])
+    run_here(*training(data, tmp_path / "unbroken", *more, "--gpus", 2)[1:])
     out = tmp_path / "run"
     agent = torchrun("--standalone", "--nproc-per-node", 2, "--max-restarts", 1, *training(data, out, *more))
     kill_a_worker(agent, out, step=9)
@@ -72,8 +72,8 @@ def test_torchrun_ends_with_the_error_of_the_rank_that_failed_first(data, tmp_pa
     assert "--batch-size 9 does not divide by 2 devices" in summary
 
 
-def test_two_nodes_under_torchrun_are_one_process(data, tmp_path, run_cli):
-    losses, _ = trained_by_command(run_cli, data, tmp_path / "one", "--parallel", "data")
+def test_two_nodes_under_torchrun_are_one_process(data, tmp_path, run_here):
+    losses, _ = trained_by_command(run_here, data, tmp_path / "one", "--parallel", "data")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "nodes"),

@@ -42,10 +42,10 @@ def test_our_own_tars_are_a_source_too(tiny_samples, tmp_path):
     assert (second.source, second.classes) == ("webdataset", CLASSES)
 
 
-def test_the_command_shards_kaggles_tree(tiny_samples, tmp_path, run_cli):
+def test_the_command_shards_kaggles_tree(tiny_samples, tmp_path, run_here):
     layouts.kaggle(tmp_path / "root", tiny_samples)
     layouts.folders(tmp_path / "root", tiny_samples[:8])
-    done = run_cli("shard", "--source", "kaggle", "--imagenet-root", tmp_path / "root", "--out", tmp_path / "set")
+    done = run_here("shard", "--source", "kaggle", "--imagenet-root", tmp_path / "root", "--out", tmp_path / "set")
     assert "train: 40 samples" in done.stdout and "val: 12 samples" in done.stdout
     dataset = Dataset.load(tmp_path / "set")
     assert contents(dataset) == expected(tiny_samples) and dataset.words == WORDS
