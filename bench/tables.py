@@ -382,6 +382,63 @@ def waiting() -> str:
     )
 
 
+SETS = {"ImageNet, 1.28 million": 1_281_167, "ImageNet-21k, 14.2 million": 14_197_122, "a billion": 10**9}
+
+
+def scale() -> str:
+    """What data sets of three sizes take, by stage, at measured rates; and what 14 million samples cost a process."""
+    sharding, quality, large = read("sharding"), read("quality")["quality 90"], read("scale")
+    gpu = fastest_training()
+    rates = {
+        "`shard`, bytes kept": (
+            sharding["keep"]["files"] / sharding["keep"]["places"]["disk"]["figures"]["ours"]["median"]
+        ),
+        "`shard --size 256`": sharding["size256"]["files"] / sharding["size256"]["figures"]["ours"]["median"],
+        "`stats`, images at 256": 2e6 / quality["us_per_image"]["stats"]["median"],
+        "an epoch on one H200": gpu,
+    }
+    rows = [
+        [what, f"{rate:,.0f}", *(duration(images / rate) for images in SETS.values())] for what, rate in rates.items()
+    ]
+    rows.append(["terabytes at 256", "", *(f"{images * quality['bytes'] / 1e12:.2g}" for images in SETS.values())])
+    found, first = large["found"], large["first_start"]
+    return (
+        table(["", "img/s", *SETS], rows)
+        + f"\n\n`{large['command']}`, {large['samples']:,} samples, {large['machine']['cores']} cores:\n\n"
+        + table(
+            ["", "seconds", "MiB of a process"],
+            [
+                ["first start, which reads the index files", f"{first['seconds']:.0f}", f"{first['mib']:.0f}"],
+                ["every other start", f"{found['seconds']:.2f}", f"{found['mib']:.0f}"],
+                *(
+                    [
+                        f"an epoch's order, `--shuffle {name}`",
+                        f"{found[f'order {name}']:.1f}",
+                        f"{found[f'order {name} mib']:.0f}",
+                    ]
+                    for name in ("shards", "full")
+                ),
+            ],
+        )
+    )
+
+
+def fastest_training() -> float:
+    """Images a second of `train` on one GPU: the median of the lines from step 40 on, of the faster recorded run."""
+    return max(
+        statistics.median(line["img_per_s"] for line in run["lines"] if line["step"] >= 40)
+        for run in gpu_reports("train").values()
+    )
+
+
+def duration(seconds: float) -> str:
+    """Minutes below two hours, hours below three days, days beyond."""
+    for unit, length, most in (("minutes", 60, 7200), ("hours", 3600, 3 * 86400)):
+        if seconds < most:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds / 86400:.3g} days"
+
+
 def claim(study: str) -> str:
     """A claim of the paper, tried (`study`): what each record answers, a GPU's first."""
     reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"study-{study}-*.json"))]
@@ -406,6 +463,7 @@ DOCUMENTS: dict[str, tuple[Section, ...]] = {
     "docs/speed.md": ((step, step_on_a_gpu), (waiting,), (normalization_on_a_gpu,)),
     "docs/data-path-speed.md": ((gpu_limits,), (decoding_on_a_gpu,)),
     "docs/shards.md": ((quality,),),
+    "docs/scale.md": ((scale,),),
     "docs/paper.md": tuple((partial(claim, study),) for study in CLAIMS),
 }
 

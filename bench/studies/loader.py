@@ -71,10 +71,10 @@ def pauses(dataset: Dataset, epochs: int) -> dict[str, float]:
     return {"epoch": statistics.median(alone), "evaluation": statistics.median(evaluated)}
 
 
-def write_large(folder: Path) -> None:
-    """A data set as large as ImageNet: its index files are real, and its tars are empty."""
+def write_large(folder: Path, count: int = SHARDS) -> None:
+    """A data set of `count` shards, by default ImageNet's size: its index files are real, and its tars are empty."""
     shards = []
-    for number in range(SHARDS):
+    for number in range(count):
         tar = folder / f"train-{number:06d}.tar"
         offsets = range(512, IN_A_SHARD * SAMPLE, SAMPLE)
         names = [f"{number:06d}_{sample:08d}" for sample in range(IN_A_SHARD)]
@@ -83,8 +83,8 @@ def write_large(folder: Path) -> None:
             file.truncate(IN_A_SHARD * SAMPLE + 1024)
         write_index(tar.with_suffix(".idx"), lines)
         shards.append(Shard(tar.name, IN_A_SHARD, tar.stat().st_size, ""))
-    split = Split(tuple(shards), (IN_A_SHARD,) * SHARDS, Sizes.of([(500, 400)]))
-    classes = tuple(map(str, range(SHARDS)))
+    split = Split(tuple(shards), (IN_A_SHARD,) * count, Sizes.of([(500, 400)]))
+    classes = tuple(map(str, range(count)))
     Dataset(folder, classes, {}, {"train": split}, "webdataset", None, None, None, None, "", {}).save()
 
 

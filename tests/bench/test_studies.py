@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from bench.harness.machine import cpu_context
 from bench.harness.model_step import ModelOptions, ModelStep
-from bench.studies import public_loader
+from bench.studies import public_loader, scale
 from bench.studies.sharding.contestants import SIZE, decode, encode, square
 from bench.studies.step.contestants import PlainAlexNet, plain_sgd
 from shards.synthetic import render_folders
@@ -28,6 +28,7 @@ STUDIES = (
     "busy",
     "memory",
     "quality",
+    "scale",
 )
 
 
@@ -69,3 +70,11 @@ def test_the_public_loaders_crops_are_those_that_it_is_compared_with(data):
     pipeline, public = next(read["pipeline"]), next(read["public"])
     assert torch.equal(pipeline.images, public.images.movedim(1, -1)) and torch.equal(pipeline.labels, public.labels)
     assert {"float32", "resized"} < {*read}
+
+
+def test_the_cost_of_a_start_and_an_order_is_measured_and_held_to_its_bounds(monkeypatch):
+    result = CliRunner().invoke(scale.main, ["--shards", "3"])
+    assert result.exit_code == 0 and "samples: 3843" in result.output, result.output
+    monkeypatch.setitem(scale.BOUNDS, "order full", 0)
+    result = CliRunner().invoke(scale.main, ["--shards", "3"])
+    assert result.exit_code == 1 and "order full is 0.0, and at most 0" in result.output
