@@ -425,15 +425,16 @@ def scale() -> str:
 
 def fastest_training() -> float:
     """Images a second of `train` on one GPU: the median of the lines from step 40 on, of the faster recorded run."""
-    return max(
+    medians: list[float] = [
         statistics.median(line["img_per_s"] for line in run["lines"] if line["step"] >= 40)
         for run in gpu_reports("train").values()
-    )
+    ]
+    return max(medians)
 
 
 def duration(seconds: float) -> str:
-    """Minutes below two hours, hours below three days, days beyond."""
-    for unit, length, most in (("minutes", 60, 7200), ("hours", 3600, 3 * 86400)):
+    """Seconds below two minutes, minutes below two hours, hours below three days, days beyond."""
+    for unit, length, most in (("seconds", 1, 120), ("minutes", 60, 7200), ("hours", 3600, 3 * 86400)):
         if seconds < most:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds / 86400:.3g} days"
