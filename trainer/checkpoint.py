@@ -55,8 +55,10 @@ class CheckpointWriter:
         # In the host's memory, reused by every checkpoint
         kept = vars(stats) if stats else {}
         self.copies = {f"stats.{name}": torch.from_numpy(np.array(value)) for name, value in kept.items()}
-        for abandoned in run.glob(".*.safetensors.tmp-*") if writes else ():
-            abandoned.unlink()  # of a run that was killed while it wrote
+        if writes:
+            for name in ("*.safetensors", "*.json", "*.jsonl"):
+                for abandoned in run.glob(f".{name}.tmp-*"):
+                    abandoned.unlink()  # of a run that was killed while it wrote
 
     def __enter__(self) -> "CheckpointWriter":
         return self

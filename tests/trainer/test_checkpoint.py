@@ -139,7 +139,8 @@ def test_the_best_is_resumed_from_when_nothing_newer_is_there(trained, tmp_path,
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
-    (tmp_path / ".checkpoint-00000001.safetensors.tmp-77").touch()
+    for name in ("checkpoint-00000001.safetensors", "config.json", "metrics.jsonl"):
+        (tmp_path / f".{name}.tmp-host-77").touch()
     checkpoint.CheckpointWriter(tmp_path, writes=True, keep=1)
     assert not list(tmp_path.iterdir())
 
