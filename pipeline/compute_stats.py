@@ -20,8 +20,8 @@ from shards.progress import Progress
 
 # Sums of so many images fit into 16 bits, and their products of two colors, a band at a time, into 32
 EXACT = 255
-# float32 holds a sum of so many products of 8-bit numbers exactly, for it is at most 2^24
-BLOCK = 1024
+# float32 holds a sum of so many products of int8 exactly, for it is at most 2^22; a band of an image has so many rows
+BLOCK = 256
 # A matrix product is slow on rows of one pixel's R, G and B: of 16 pixels' it has more sums than are wanted, sooner
 ROW = 16 * 3
 BANDS = 16  # of an image: one of them, of 32 images, stays in a core's cache

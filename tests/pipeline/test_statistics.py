@@ -1,9 +1,10 @@
 """The mean image and the color components are those of the training images, and damage to their file is named."""
 
 import numpy as np
+import pytest
 import torch
 
-from pipeline.compute_stats import compute_stats, summing
+from pipeline.compute_stats import EXACT, compute_stats, summing
 from pipeline.loader import BAD_LABEL
 from shards.dataset import Dataset
 from tests.support.loaders import TOLERANCE, loader_of, overwritten, read_jpegs
@@ -29,11 +30,14 @@ def test_statistics_are_numpys(dataset):
     assert np.abs(np.mean(pillows, axis=0) - stats.mean_image).mean() < TOLERANCE
 
 
-def test_the_sums_are_exact():
+@pytest.mark.parametrize("vnni", [False, torch.cpu._is_vnni_supported()])
+def test_the_sums_are_exact(monkeypatch, vnni):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
     images = torch.full((256, 256, 256, 3), 255, dtype=torch.uint8)
     images[0, 0, 0, 1] = 254
     with summing(3) as sums:
-        sums.add(images)
+        sums.add(images[:EXACT])
+        sums.add(images[EXACT:])
     mean, products = sums.moments()
     expected = np.full((3, 3), 255.0**2)
     expected[1] -= 255 / 256**3
