@@ -23,9 +23,9 @@ else:
 GROUPS = ("Data", "Model", "Recipe", "Speed", "Checkpoints and logs")
 PLATEAU = "plateau"
 EPOCHS = 90  # of a run whose length is not given (section 5)
-# What `config.json` tells of a run besides its options: the data set's fingerprint, classes and other facts, the
-# decoding settings that were resolved, and the versions of the libraries
-FACTS = ("dataset", "classes", "dataset_facts", "decoding", "versions")
+# What `config.json` tells of a run besides its options: the data set's fingerprint, classes, their words and other
+# facts, the decoding settings that were resolved, and the versions of the libraries
+FACTS = ("dataset", "classes", "words", "dataset_facts", "decoding", "versions")
 ADDED = ("shuffle",)  # options that a resumed run must have the same, but that the oldest runs do not record
 
 
