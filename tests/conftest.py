@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from tests.support.forkserver import fork_server
 from tests.support.http_server import http_servers
+from tests.support.s3_server import s3_server
 
 # A test run that was started in the background or under nohup has these ignored, and so would all that it starts
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -78,9 +79,9 @@ def real_images(tmp_path_factory):
 @pytest.fixture
 def quick_retries(monkeypatch):
     """A fetch from a URL is tried again at once."""
-    from shards import remote
+    from shards import storage
 
-    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(storage, "RETRY_DELAYS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -88,6 +89,13 @@ def serve(quick_retries):
     """`serve(folder)`: an HTTP server whose `url` is that folder."""
     with http_servers() as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """boto3's client of an S3 server, which s3:// means from now on."""
+    with s3_server(free_port()) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,17 +1,10 @@
 """Batches from an s3:// bucket are those from the folder. The server, moto's, is a process of its own on loopback."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-
 import pytest
 
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.remote import Remote
-from tests.conftest import free_port
 from tests.support.remote_sets import assert_same_batches, cached, loader_at
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: http is not tested")
@@ -19,41 +12,12 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture(scope="module")
-def bucket(data):
-    """The rendered set in a bucket of moto's server; its URL, and the environment set for it."""
-    pytest.importorskip("moto.server", reason="moto[server] is not installed: s3:// is not tested")
-    boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("s3fs", reason="s3fs is not installed: s3:// is not tested")
-    port = free_port()
-    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    old = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            with socket.socket() as waiting:
-                if waiting.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert time.monotonic() < end and server.poll() is None
-            time.sleep(0.05)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="alexnet")
-        for path in data.iterdir():
-            client.upload_file(str(path), "alexnet", f"some/set/{path.name}")
-        yield "s3://alexnet/some/set"
-    finally:
-        server.kill()
-        server.wait()
-        for name, value in old.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+def bucket(data, s3):
+    """The URL of the rendered set in a bucket."""
+    s3.create_bucket(Bucket="alexnet")
+    for path in data.iterdir():
+        s3.upload_file(str(path), "alexnet", f"some/set/{path.name}")
+    return "s3://alexnet/some/set"
 
 
 def test_s3_gives_the_batches_of_the_folder(data, bucket, tmp_path):
@@ -66,16 +30,13 @@ def test_s3_gives_the_batches_of_the_folder(data, bucket, tmp_path):
     assert cached(tmp_path)
 
 
-def test_missing_s3_shards_are_reported(data, bucket, tmp_path):
-    import boto3
-
-    client = boto3.client("s3")
+def test_missing_s3_shards_are_reported(data, bucket, s3, tmp_path):
     for path in data.iterdir():
-        client.upload_file(str(path), "alexnet", f"half/{path.name}")
-    client.put_object(Bucket="alexnet", Key="half/train-000001.tar", Body=b"short")
+        s3.upload_file(str(path), "alexnet", f"half/{path.name}")
+    s3.put_object(Bucket="alexnet", Key="half/train-000001.tar", Body=b"short")
     with pytest.raises(InputError, match=r"half/train-000001\.tar cannot be fetched.*5 bytes were received"):
         list(loader_at(Remote("s3://alexnet/half", tmp_path)).epoch(0))
-    client.delete_object(Bucket="alexnet", Key="half/train-000001.tar")
+    s3.delete_object(Bucket="alexnet", Key="half/train-000001.tar")
     with pytest.raises(InputError, match=r"half/train-000001\.tar is missing: copy a complete data set there"):
         list(loader_at(Remote("s3://alexnet/half", tmp_path)).epoch(0))
     with pytest.raises(InputError, match=r"s3://alexnet/none/dataset\.json is missing"):

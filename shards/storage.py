@@ -1,0 +1,191 @@
+"""A folder at a URL that fsspec knows (https://, s3://, gs:// ...): its files are read, written and listed, and what
+fails is tried again, then reported in one line.
+
+Credentials come from where the storage's own library looks for them, the environment first; of http(s), from ~/.netrc.
+"""
+
+import errno
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from shards.errors import InputError, reason
+
+RETRY_DELAYS = (0.5, 1, 2, 4)  # seconds before a request is tried again
+NO_ACCESS = {401: "401 Unauthorized", 403: "403 Forbidden", 407: "407 Proxy Authentication Required"}
+TRY_AGAIN = {408, 425, 429}  # of HTTP's 4xx; the others mean that it is no use
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+GIVE_CREDENTIALS = "give credentials in the environment or in ~/.netrc"
+PAGE_BEGIN, PAGES = 200, (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<script", b"<!--")
+
+Result = TypeVar("Result")
+
+
+def is_url(text: str) -> bool:
+    """Whether a location is a URL and not a folder."""
+    return "://" in text
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder at a URL. Whatever fails in it raises InputError, which names the URL and says what to do.
+
+    Args: url: without credentials; if_missing: what to do when a file that is read is not there. Raises: InputError for
+    a URL that holds credentials or parameters, or that no installed library reads.
+    """
+
+    url: str
+    if_missing: str
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # a secret is not to be printed
+        if parts.password is not None or ("@" in parts.netloc and parts.scheme in ("http", "https")):
+            remedy = "remove them, and give them in the environment, as AWS_ACCESS_KEY_ID or ~/.netrc"
+            raise InputError(f"{shown}: the URL holds credentials: {remedy}")
+        if parts.query or parts.fragment or "::" in self.url or not (parts.netloc + parts.path).strip("/"):
+            raise InputError(f"{shown}: give the plain URL of the folder, without parameters")
+        object.__setattr__(self, "url", self.url.rstrip("/"))
+        self._file_system()
+
+    def __str__(self) -> str:
+        return self.url
+
+    def cat(self, name: str) -> bytes:
+        """The content of a small file. Args: name: its path in the folder."""
+        files, root = self._file_system()
+        content: bytes = self._retry(lambda: files.cat_file(f"{root}/{name}"), name, "fetched")
+        self._check_no_page(name, content[:PAGE_BEGIN])
+        return content
+
+    def get(self, name: str, path: Path, check: Callable[[Path], None] = lambda _: None) -> None:
+        """Fetches a file to the local `path`. Args: check: raises ValueError for a file that is not what was asked for,
+        which is then fetched again."""
+        files, root = self._file_system()
+
+        def fetch() -> None:
+            files.get_file(f"{root}/{name}", str(path))
+            with open(path, "rb") as file:
+                self._check_no_page(name, file.read(PAGE_BEGIN))
+            check(path)
+
+        self._retry(fetch, name, "fetched")
+
+    def put(self, path: Path, name: str) -> None:
+        """Writes a local file there, and compares the size that the storage says it has."""
+        files, root = self._file_system()
+        if self.url.startswith("http"):
+            raise InputError(f"{self.url} cannot be written to: http(s) is for reading; give a bucket, such as s3://")
+
+        def send() -> None:
+            files.put_file(str(path), f"{root}/{name}")
+            files.invalidate_cache()
+            stored, length = files.info(f"{root}/{name}")["size"], path.stat().st_size
+            if stored != length:
+                raise ValueError(f"{stored} bytes arrived of {length}")
+
+        self._retry(send, name, "written")
+
+    def list(self, deep: bool = False) -> dict[str, int | None]:
+        """The files in the folder, by name, and their bytes, None where the storage does not tell; none when there is
+        no such folder. Args: deep: those in its folders too, by their path."""
+        files, root = self._file_system()
+
+        def fetch() -> dict[str, int | None]:
+            files.invalidate_cache()
+            try:
+                found = (
+                    files.find(root, detail=True)
+                    if deep
+                    else {file["name"]: file for file in files.ls(root, detail=True)}
+                )
+            except FileNotFoundError:
+                return {}
+            sizes = {path: about["size"] for path, about in found.items() if about["type"] == "file"}
+            return {path.removeprefix(f"{root}/"): size for path, size in sorted(sizes.items())}
+
+        return self._retry(fetch, "", "listed")
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes those of these files that are there."""
+        files, root = self._file_system()
+        present = self.list()
+        paths = [f"{root}/{name}" for name in names if name in present]
+        if paths:
+            self._retry(lambda: files.rm(paths), "", "cleared")
+
+    def _check_no_page(self, name: str, begin: bytes) -> None:
+        """Raises InputError for the beginning of a web page: a server may answer any request with its login."""
+        if self.url.startswith("http") and begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
+            remedy = f"look at that URL in a browser; if it wants you to log in, {GIVE_CREDENTIALS}"
+            raise InputError(f"{self.url}/{name}: the server sends a web page and not the file: {remedy}")
+
+    def _retry(self, request: Callable[[], Result], name: str, done: str) -> Result:
+        """What `request` returns, tried again after whatever a library raises. Args: name: of the file, to be reported,
+        or empty; done: with a file when it succeeds ("fetched"). Raises InputError after the last try."""
+        where = f"{self.url}/{name}".rstrip("/")
+        for delay in (*RETRY_DELAYS, None):
+            try:
+                return request()
+            except FileNotFoundError:
+                if done == "fetched":
+                    raise InputError(f"{where} is missing: {self.if_missing}") from None
+                raise InputError(f"{where} cannot be {done}: there is no such bucket or folder: make it") from None
+            except InputError:
+                raise
+            except Exception as error:
+                if final := _final(error, done):
+                    raise InputError(f"{where} {final}") from None
+                if delay is None:
+                    tries = f"tried {len(RETRY_DELAYS) + 1} times"
+                    raise InputError(f"{where} cannot be {done}, {tries}: {_without_parameters(error)}") from None
+            time.sleep(delay)
+        raise AssertionError("the last try returns or raises")
+
+    def _file_system(self) -> tuple[Any, str]:
+        """fsspec's file system, and the folder as it calls it."""
+        options: dict[str, Any] = {}
+        try:
+            import fsspec
+
+            if self.url.startswith("http"):
+                import aiohttp
+
+                # By default a download ends after five minutes, and a silent server is waited for as long
+                timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+                # trust_env: ~/.netrc, and http_proxy, https_proxy and no_proxy in the environment
+                options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+            if self.url.startswith("file:"):
+                options["auto_mkdir"] = True  # as buckets do
+            files, root = fsspec.core.url_to_fs(self.url, **options)
+            return files, root
+        except ImportError as error:
+            remedy = "`pip install 'alexnet-dali[remote]'` brings what http(s):// and s3:// need"
+            raise InputError(f"{self.url} needs a library ({error}): {remedy}, other storage its own package") from None
+        except ValueError as error:
+            raise InputError(f"{self.url} is not a URL that fsspec reads: {error}") from None
+
+
+def _final(error: Exception, done: str) -> str | None:
+    """What is wrong with a URL, where it is no use to ask again; None where it may be."""
+    status: Any = getattr(error, "status", None)  # HTTP's, of aiohttp
+    # botocore has NoCredentialsError, PartialCredentialsError and more
+    if isinstance(error, PermissionError) or status in NO_ACCESS or "Credentials" in type(error).__name__:
+        why = NO_ACCESS.get(status) or error
+        return f"cannot be {'read' if done == 'fetched' else done} ({why}): {GIVE_CREDENTIALS}"
+    if isinstance(status, int) and 400 <= status < 500 and status not in TRY_AGAIN:
+        return f"cannot be {done}: the server answers {status}"
+    if isinstance(error, NotImplementedError):
+        return f"cannot be {done}: its library in fsspec is for reading; give a bucket, such as s3://"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"cannot be {done}: {error.strerror}: make room"
+    return None
+
+
+def _without_parameters(error: Exception) -> str:
+    """An error in a short line, without the parameters of URLs, which may be signatures."""
+    return re.sub(r"\?[^\s'\"]*", "", reason(error))
