@@ -43,6 +43,20 @@ def test_parts_in_any_order_are_joined_to_the_bytes_of_an_unbroken_run(
     assert files(out) == unbroken
 
 
+def test_parts_draw_the_same_images_for_validation(images, tmp_path, in_this_process):
+    root, drawing = images / "train", ConvertOptions(kind="folders", shard_size=300_000, val_share=0.2, workers=1)
+    classes = tmp_path / "classes"  # a folder called "train" would be taken for a split
+    classes.symlink_to(root)
+    write_dataset(classes, tmp_path / "unbroken", drawing)
+    unbroken = files(tmp_path / "unbroken")
+    assert unbroken.keys() >= {"val-000000.tar", "train-000002.tar"}
+    out = tmp_path / "set"
+    for number in (3, 1, 2):
+        write_part(classes, out, drawing, Part(number, 3))
+    dataset = join_parts(out)
+    assert files(out) == unbroken and dataset.val_share == 0.2
+
+
 def test_missing_parts_are_named_and_a_run_without_part_writes_them_too(images, unbroken, tmp_path, in_this_process):
     out = tmp_path / "set"
     for number in (2, 4):
