@@ -31,13 +31,13 @@ def test_a_stage_that_is_slowed_down_or_costs_nothing_changes_the_bottleneck(sho
     slow = short_run()
     assert slow["bottleneck"] == "model" and "bound by the model at" in slow["verdict"]
     model = next(stage for stage in slow["stages"] if stage["name"] == "model")
-    assert model["img_per_s"] == pytest.approx(16 / 0.2, rel=0.1)
+    assert 0.5 * 16 / 0.2 < model["img_per_s"] <= 16 / 0.2
 
     monkeypatch.setattr(TrainStep, "__call__", lambda *_, **__: torch.zeros(()))
     draws = Loader.draws
 
     def slow_draws(self, *where):
-        time.sleep(0.05)
+        time.sleep(0.1)
         return draws(self, *where)
 
     monkeypatch.setattr(Loader, "draws", slow_draws)
