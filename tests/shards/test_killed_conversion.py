@@ -108,7 +108,7 @@ def test_kills_at_any_moment_change_nothing(script, many, uninterrupted, tmp_pat
                 Dataset.load(out)
     assert kills > 3 and inodes
     # The last one may have been killed between writing dataset.json and removing the hidden files
-    assert begin(script, many, out).wait(60) == 0
+    assert begin(script, many, out).wait(120) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == uninterrupted
 
 
@@ -119,7 +119,7 @@ def test_workers_end_with_their_parent(script, many, tmp_path):
     assert len(workers) == 2
     running.kill()
     running.communicate()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 5)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_a_killed_worker_is_one_line_and_the_command_continues(script, many, uninterrupted, tmp_path):
@@ -127,9 +127,9 @@ def test_a_killed_worker_is_one_line_and_the_command_continues(script, many, uni
     until(lambda: visible(tmp_path / "set"))
     worker = next(pid for pid in children(running) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(int(worker), signal.SIGKILL)
-    _, errors = running.communicate(timeout=30)
+    _, errors = running.communicate(timeout=120)
     assert running.returncode == 1 and "was killed: run the same command again" in errors and "Traceback" not in errors
-    assert begin(script, many, tmp_path / "set").wait(60) == 0
+    assert begin(script, many, tmp_path / "set").wait(120) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == uninterrupted
 
 
@@ -148,7 +148,7 @@ def test_ctrl_c_is_one_line_and_the_command_continues(many, uninterrupted, tmp_p
     )
     until(lambda: visible(out))
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
-    _, errors = running.communicate(timeout=30)
+    _, errors = running.communicate(timeout=120)
     assert running.returncode == 1 and "interrupted: the same command continues" in errors and "Traceback" not in errors
     assert not list(out.glob(".*.tmp-*")) and not (out / "dataset.json").exists()
     subprocess.run(command, check=True, capture_output=True)
