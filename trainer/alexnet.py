@@ -48,9 +48,8 @@ class Variant(NamedTuple):
 
 VARIANTS = {
     "paper": Variant(),
-    # The 2012 release: the order of its first block, its division of alpha by the window, its initial weights of the
-    # middle layers; biases at twice the learning rate and without decay, as in the layer-params file of the same
-    # author's cuda-convnet2 (epsB=0.02, wc on weights alone): the 2012 file itself was not found
+    # The 2012 release (layers-145.cfg): the order of its first block, its division of alpha by the window, its initial
+    # weights of the middle layers; biases at twice the learning rate (which it does not divide) and without decay
     "release-2012": Variant(
         alpha=1e-4 / 5,
         first_block=("normalize", "pool", "activate"),
