@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,13 +45,18 @@ def named(value: Any, param: click.Parameter | None) -> str:
     return f"{param.opts[0]} {value}" if isinstance(param, click.Option) else str(value)
 
 
-class Folder(click.ParamType[Path]):
-    """A folder on this machine, which need not exist."""
+class Folder(click.ParamType[Any]):
+    """A folder on this machine, which need not exist; a Path. Args: at_url: what a URL becomes, None to refuse it."""
 
     name = "folder"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def __init__(self, at_url: Callable[[str], Any] | None = None):
+        self.at_url = at_url
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if "://" in str(value):
+            if self.at_url:
+                return self.at_url(str(value))
             raise InputError(
                 f"{named(value, param)} is a URL: give a folder of this machine, such as a copy of that one"
             )
@@ -61,6 +67,13 @@ class Folder(click.ParamType[Path]):
 
 
 FOLDER = Folder()
+
+
+def upload_target(url: str) -> Any:
+    """A `shards.storage.Storage` to write to."""
+    from shards.upload import target
+
+    return target(url)
 
 
 class OutputFile(click.ParamType[Path]):
@@ -304,7 +317,16 @@ def _one_root(argument: Path | None, option: Path | None) -> Path:
 @main.command()
 @click.argument("folder", metavar="[ROOT]", type=FOLDER, required=False)
 @click.option("--imagenet-root", "root", type=FOLDER, help="The folder of the images, ROOT, in one of five layouts.")
-@click.option("--out", type=FOLDER, required=True, help="The folder that gets the shards.")
+@click.option(
+    "--out",
+    type=Folder(at_url=upload_target),
+    metavar="FOLDER|URL",
+    required=True,
+    help="The folder that gets the shards, or a URL, as s3://BUCKET/SET: each is uploaded once it is finished.",
+)
+@click.option(
+    "--cache", type=FOLDER, help="Where shards lie until they are uploaded to a URL.  [default: in the user's cache]"
+)
 @click.option(
     "--source",
     "kind",
@@ -359,7 +381,8 @@ def _one_root(argument: Path | None, option: Path | None) -> Path:
 def shard(
     folder: Path | None,
     root: Path | None,
-    out: Path,
+    out: Any,
+    cache: Path | None,
     workers: int | None,
     part: str | None,
     cluster: str | None,
@@ -373,22 +396,30 @@ def shard(
     from shards.cluster import parse_cluster
     from shards.convert import ConvertOptions, write_dataset
     from shards.parts import parse_part, write_part
+    from shards.upload import uploading
 
     if part and cluster:
         raise InputError("--part and --cluster both divide the work: leave one of the two out")
+    at_url = not isinstance(out, Path)
+    if part and at_url:
+        raise InputError(f"--part writes to a folder, and --out {out} is a URL: leave --part out, or give --cluster")
+    if cache and not at_url:
+        raise InputError("--cache is for an --out at a URL: leave it out")
     root = _one_root(folder, root)
     chosen = ConvertOptions(workers=workers, cluster=cluster and parse_cluster(cluster), **options)
     try:
         if part:
             click.echo(write_part(root, out, chosen, parse_part(part)))
             return
-        dataset = write_dataset(root, out, chosen)
+        converted = uploading(root, out, chosen, cache) if at_url else nullcontext(write_dataset(root, out, chosen))
+        with converted as dataset:
+            from pipeline.compute_stats import complete
+
+            complete(dataset, workers)
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted: the same command continues with {out}") from None
-    from pipeline.compute_stats import complete
     from shards.info import written
 
-    complete(dataset, workers)
     click.echo(written(dataset))
 
 

@@ -98,11 +98,16 @@ def compute_stats(dataset: Dataset, threads: int) -> Stats:
 
 
 def complete(dataset: Dataset, threads: int | None = None) -> None:
-    """Adds what a data set in a folder lacks, and rewrites nothing: an index for each tar, and `stats.npz` where there
+    """Adds what a data set lacks, and rewrites nothing: an index for each tar in a folder, and `stats.npz` where there
     is a train split."""
+    if not dataset.remote:
+        _write_missing_indices(dataset)
+    if "train" in dataset.splits and not (dataset.root / FILE).exists():
+        compute_stats(dataset, threads or len(os.sched_getaffinity(0))).save(dataset.root)
+
+
+def _write_missing_indices(dataset: Dataset) -> None:
     for name, split in dataset.splits.items():
         for tar in map(Path, dataset.tars(name)):
             if not tar.with_suffix(".idx").exists():
                 write_index(tar.with_suffix(".idx"), index_tar(tar, split.quarantined_in(tar.name)))
-    if "train" in dataset.splits and not (dataset.root / FILE).exists():
-        compute_stats(dataset, threads or len(os.sched_getaffinity(0))).save(dataset.root)

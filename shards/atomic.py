@@ -23,15 +23,15 @@ UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK, errno.EBADF}  # EBADF: NFS locks exclusively only what is open for writing
 
 
-def make_output_folder(out: Path) -> None:
-    """Makes the folder of an `--out`, and tries whether it can be written to. Raises InputError if it cannot."""
+def make_output_folder(out: Path, option: str = "--out") -> None:
+    """Makes the folder of an option, and tries whether it can be written to. Raises InputError if it cannot."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         # A nameless file: processes of several machines may be trying the same folder
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from None
+        raise InputError(f"{option} {out} cannot be written ({error.strerror}): choose another folder") from None
 
 
 def _temporary(path: Path) -> Path:

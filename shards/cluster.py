@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from shards.errors import InputError
 from shards.progress import Progress
-from shards.write_shard import ShardJob, WrittenShard, library_versions
+from shards.write_shard import ShardJob, WrittenShard, library_versions, write_shard
 
 Result = TypeVar("Result")
 
@@ -35,10 +35,10 @@ def parse_cluster(text: str) -> str:
 
 
 def run_on_cluster(
-    address: str, function: Callable[..., WrittenShard], jobs: Sequence[tuple[ShardJob]], label: str, total: int
+    address: str, function: Callable[..., WrittenShard], jobs: Sequence[tuple[Any, ...]], label: str, total: int
 ) -> list[WrittenShard]:
-    """`function(*job)` for every job, by the workers of the scheduler at `address`; returns the results in the jobs'
-    order. Args: label, total: of the progress display, total in images.
+    """`function(*job)` for every job, whose first part is a ShardJob, by the workers of the scheduler at `address`;
+    returns the results in the jobs' order. Args: label, total: of the progress display, total in images.
 
     Raises: InputError when there is no scheduler or worker, when it is lost, and when a worker has other libraries or
     sees other folders; what a job raised first.
@@ -53,7 +53,7 @@ def run_on_cluster(
             while len(results) < len(jobs):
                 threads = sum(client.nthreads().values())
                 while len(pending) < max(AHEAD * threads, 1) and (following := next(waiting, None)):
-                    number, (job,) = following
+                    number, job = following
                     future = client.submit(_on_worker, function, job, library_versions(), pure=False)
                     pending[future] = number
                 try:
@@ -107,7 +107,7 @@ def _client(address: str) -> Iterator[Any]:
         yield client
 
 
-def _on_worker(function: Callable[[ShardJob], WrittenShard], job: ShardJob, versions: dict[str, str]) -> WrittenShard:
+def _on_worker(function: Callable[..., WrittenShard], job: tuple[Any, ...], versions: dict[str, str]) -> WrittenShard:
     """What a worker runs. Raises InputError when it would write other bytes, or does not see the images: they would
     all be taken for unreadable."""
     host = os.uname().nodename
@@ -118,8 +118,10 @@ def _on_worker(function: Callable[[ShardJob], WrittenShard], job: ShardJob, vers
         raise InputError(
             f"the worker on {host} has {differ}: install the same there, so that its shards have the same bytes"
         )
-    for option, folder, needed in (("--imagenet-root", job.root, job.root), ("--out", job.tar.parent, job.catalog)):
+    shard: ShardJob = job[0]
+    out = "--out" if function is write_shard else "--cache"  # where shards wait for their upload
+    for option, folder, needed in (("--imagenet-root", shard.root, shard.root), (out, shard.tar.parent, shard.catalog)):
         if not needed.exists():
             remedy = "give a folder that all workers see under that name"
             raise InputError(f"the worker on {host} does not see {option} {folder}: {remedy}")
-    return function(job)
+    return function(*job)

@@ -94,21 +94,12 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
     if options.cluster:  # whose workers have another current folder
         root, out = root.absolute(), out.absolute()
     with claimed(out):
-        listed = list_images(root, out, options, out)
+        listed = list_images(root, options, out, partial(load_finished, out))
         if isinstance(listed, Dataset):
             return listed
         begin(out, listed.plan)
-        source, splits, run = listed.source, {}, _runner(options)
-        for name in listed.splits:
-            jobs = shard_jobs(listed, out, name, options)
-            splits[name] = combined(write_shards(run, name, jobs), len(source.classes))
-            try:
-                check(splits[name], name, root, options.strict)
-            except InputError:
-                discard(out, listed.splits)  # otherwise the command could not be repeated with the image mended
-                raise
-        give_notice(without_train_images(splits, source.classes), strict=False)
-        dataset = dataset_of(listed, out, options, splits)
+        write = partial(write_shards, runner(options))
+        dataset = write_splits(listed, out, options, write, partial(discard, out, listed.splits))
         dataset.save()
         clear(out)
         return dataset
@@ -124,16 +115,18 @@ class Listed(NamedTuple):
     plan: str
 
 
-def list_images(root: Path, out: Path, options: ConvertOptions, folder: Path) -> Listed | Dataset:
-    """Lists the source at `root` in `folder`; or returns the data set, when `out` has it already. Gives notice of what
-    is not taken. Raises InputError as `write_dataset` does."""
+def list_images(
+    root: Path, options: ConvertOptions, folder: Path, finished: Callable[[str], Dataset | None]
+) -> Listed | Dataset:
+    """Lists the source at `root` in `folder`; or returns the data set, where there is a finished one of its plan. Gives
+    notice of what is not taken. Raises InputError as `write_dataset` does."""
     source = find_source(root, options.kind, folder / SCRATCH, options.workers or cores(), options.label_key)
     give_notice(notices(source.left_out), options.strict)
     give_notice([*source.remarks, *_about_val(source, options.val_share)], strict=False)
     # Archives need not be listed to know whether this very conversion is already finished
     plan = _plan(options, source, _stamp(source)) if source.containers else None
-    if plan and (finished := load_finished(out, plan)):
-        return finished
+    if plan and (dataset := finished(plan)):
+        return dataset
     path = folder / CATALOG
     path.unlink(missing_ok=True)
     catalog = Catalog(path)
@@ -146,7 +139,7 @@ def list_images(root: Path, out: Path, options: ConvertOptions, folder: Path) ->
     give_notice(source.notices, options.strict)
     plan = plan or _plan(options, source, catalog.digest())
     catalog.close()
-    return load_finished(out, plan) or Listed(source, path, tuple(names), plan)
+    return finished(plan) or Listed(source, path, tuple(names), plan)
 
 
 def refuse_among_images(root: Path, out: Path) -> None:
@@ -249,10 +242,31 @@ def _typical_length(root: Path, images: list[CatalogEntry], options: ImageOption
     return sum(lengths) // len(lengths) if lengths else 0
 
 
+def write_splits(
+    listed: Listed,
+    out: Path,
+    options: ConvertOptions,
+    write: Callable[[str, list[ShardJob]], list[WrittenShard]],
+    discard: Callable[[], None],
+) -> Dataset:
+    """Has `write(split, jobs)` write each split's shards to `out`, and returns the data set that they are. Where a
+    split cannot be used, `discard` removes them: otherwise the command could not be repeated with the image mended."""
+    source, splits = listed.source, {}
+    for name in listed.splits:
+        splits[name] = combined(write(name, shard_jobs(listed, out, name, options)), len(source.classes))
+        try:
+            check(splits[name], name, source.root, options.strict)
+        except InputError:
+            discard()
+            raise
+    give_notice(without_train_images(splits, source.classes), strict=False)
+    return dataset_of(listed, out, options, splits)
+
+
 Runner = Callable[..., list[Any]]  # `shards.processes.run_jobs` without its `workers`
 
 
-def _runner(options: ConvertOptions) -> Runner:
+def runner(options: ConvertOptions) -> Runner:
     if not options.cluster:
         return partial(run_jobs, workers=options.workers or cores())
     from shards.cluster import run_on_cluster

@@ -153,5 +153,5 @@ def written(dataset: Dataset) -> str:
         lines.append(f"{name}: {', '.join(counts)}")
         lines += [f"  skipped: {skipped.file}: {skipped.reason}" for skipped in split.skipped[:SHOWN]]
         if len(split.skipped) > SHOWN:
-            lines.append(f"  and {len(split.skipped) - SHOWN} more: see {dataset.root / FILE}")
-    return "\n".join([*lines, f"Data set written to {dataset.root}"])
+            lines.append(f"  and {len(split.skipped) - SHOWN} more: see {dataset.where}/{FILE}")
+    return "\n".join([*lines, f"Data set written to {dataset.where}"])

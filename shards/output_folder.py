@@ -24,10 +24,10 @@ def done_marker(tar: Path) -> Path:
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
-    """Creates and locks the folder, and removes it at the end if it is new and still empty."""
+def claimed(out: Path, option: str = "--out") -> Iterator[None]:
+    """Creates and locks the folder of an option, and removes it at the end if it is new and still empty."""
     is_new = not out.exists()
-    make_output_folder(out)
+    make_output_folder(out, option)
     try:
         with locked(out):
             try:

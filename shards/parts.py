@@ -28,7 +28,7 @@ from shards.convert import (
 )
 from shards.dataset import PLAN, Dataset, from_content
 from shards.errors import InputError
-from shards.output_folder import claim_plan, clear, done_marker
+from shards.output_folder import claim_plan, clear, done_marker, load_finished
 from shards.processes import cores, run_jobs
 from shards.sources.left_out import give_notice
 from shards.sources.told import without_train_images
@@ -66,7 +66,7 @@ def write_part(root: Path, out: Path, options: ConvertOptions, part: Part) -> st
     Raises InputError as `shards.convert.write_dataset` does."""
     refuse_among_images(root, out)
     with _claimed(out, part):
-        listed = list_images(root, out, options, part.folder(out))
+        listed = list_images(root, options, part.folder(out), partial(load_finished, out))
         if isinstance(listed, Dataset):
             return f"{out} is complete already"
         claim_plan(out, listed.plan)

@@ -19,7 +19,6 @@ RETRY_DELAYS = (0.5, 1, 2, 4)  # seconds before a request is tried again
 NO_ACCESS = {401: "401 Unauthorized", 403: "403 Forbidden", 407: "407 Proxy Authentication Required"}
 TRY_AGAIN = {408, 425, 429}  # of HTTP's 4xx; the others mean that it is no use
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-GIVE_CREDENTIALS = "give credentials in the environment or in ~/.netrc"
 PAGE_BEGIN, PAGES = 200, (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<script", b"<!--")
 
 Result = TypeVar("Result")
@@ -75,18 +74,26 @@ class Storage:
 
         self._retry(fetch, name, "fetched")
 
-    def put(self, path: Path, name: str) -> None:
-        """Writes a local file there, and compares the size that the storage says it has."""
-        files, root = self._file_system()
+    def check_protocol_writes(self) -> None:
+        """Raises InputError for a protocol that is known to be one to read with."""
         if self.url.startswith("http"):
             raise InputError(f"{self.url} cannot be written to: http(s) is for reading; give a bucket, such as s3://")
+
+    def put(self, path: Path, name: str) -> None:
+        """Writes a local file there, and compares the size that the storage says it has."""
+        self.check_protocol_writes()
+        files, root = self._file_system()
 
         def send() -> None:
             files.put_file(str(path), f"{root}/{name}")
             files.invalidate_cache()
-            stored, length = files.info(f"{root}/{name}")["size"], path.stat().st_size
+            length = path.stat().st_size
+            try:
+                stored = files.info(f"{root}/{name}")["size"]
+            except FileNotFoundError:
+                stored = None
             if stored != length:
-                raise ValueError(f"{stored} bytes arrived of {length}")
+                raise ValueError(f"the storage then has {stored} of its {length} bytes")
 
         self._retry(send, name, "written")
 
@@ -121,7 +128,7 @@ class Storage:
     def _check_no_page(self, name: str, begin: bytes) -> None:
         """Raises InputError for the beginning of a web page: a server may answer any request with its login."""
         if self.url.startswith("http") and begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES):
-            remedy = f"look at that URL in a browser; if it wants you to log in, {GIVE_CREDENTIALS}"
+            remedy = f"look at that URL in a browser; if it wants you to log in, {self._credentials}"
             raise InputError(f"{self.url}/{name}: the server sends a web page and not the file: {remedy}")
 
     def _retry(self, request: Callable[[], Result], name: str, done: str) -> Result:
@@ -138,13 +145,21 @@ class Storage:
             except InputError:
                 raise
             except Exception as error:
-                if final := _final(error, done):
+                if final := _final(error, done, self._credentials):
                     raise InputError(f"{where} {final}") from None
                 if delay is None:
                     tries = f"tried {len(RETRY_DELAYS) + 1} times"
-                    raise InputError(f"{where} cannot be {done}, {tries}: {_without_parameters(error)}") from None
+                    remedy = "; the same command continues when it can be reached" if done == "written" else ""
+                    raise InputError(
+                        f"{where} cannot be {done}, {tries}: {_without_parameters(error)}{remedy}"
+                    ) from None
             time.sleep(delay)
         raise AssertionError("the last try returns or raises")
+
+    @property
+    def _credentials(self) -> str:
+        """What to do when the storage does not let us in."""
+        return f"give credentials that allow it in {'~/.netrc' if self.url.startswith('http') else 'the environment'}"
 
     def _file_system(self) -> tuple[Any, str]:
         """fsspec's file system, and the folder as it calls it."""
@@ -170,13 +185,14 @@ class Storage:
             raise InputError(f"{self.url} is not a URL that fsspec reads: {error}") from None
 
 
-def _final(error: Exception, done: str) -> str | None:
-    """What is wrong with a URL, where it is no use to ask again; None where it may be."""
+def _final(error: Exception, done: str, credentials: str) -> str | None:
+    """What is wrong with a URL, where it is no use to ask again; None where it may be. Args: done: with a file when it
+    succeeds; credentials: what to do when they are wrong."""
     status: Any = getattr(error, "status", None)  # HTTP's, of aiohttp
     # botocore has NoCredentialsError, PartialCredentialsError and more
     if isinstance(error, PermissionError) or status in NO_ACCESS or "Credentials" in type(error).__name__:
         why = NO_ACCESS.get(status) or error
-        return f"cannot be {'read' if done == 'fetched' else done} ({why}): {GIVE_CREDENTIALS}"
+        return f"cannot be {'read' if done == 'fetched' else done} ({why}): {credentials}"
     if isinstance(status, int) and 400 <= status < 500 and status not in TRY_AGAIN:
         return f"cannot be {done}: the server answers {status}"
     if isinstance(error, NotImplementedError):

@@ -130,15 +130,21 @@ def _write(file: int, pieces: list[bytes]) -> None:
 def read_marker(tar: Path, plan: str) -> WrittenShard | None:
     """What a shard's done marker says, if it is of this plan and the tar and index are there."""
     try:
-        content = json.loads(done_marker(tar).read_text())
-        if content.pop("plan") != plan:
-            return None
-        written = _written(from_json(content))
-        length = written.shard and tar.stat().st_size
-        if written.shard and (length != written.shard.bytes or not tar.with_suffix(".idx").exists()):
-            return None
-        return written
-    except (OSError, ValueError, KeyError, TypeError):
+        written = parse_marker(done_marker(tar).read_bytes(), plan)
+        length = written and written.shard and tar.stat().st_size
+    except OSError:
+        return None
+    if written and written.shard and (length != written.shard.bytes or not tar.with_suffix(".idx").exists()):
+        return None
+    return written
+
+
+def parse_marker(text: bytes, plan: str) -> WrittenShard | None:
+    """What a done marker's content says, if it is one of this plan."""
+    try:
+        content = json.loads(text)
+        return _written(from_json(content)) if content.pop("plan") == plan else None
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -80,7 +80,7 @@ def test_a_worker_that_does_not_see_the_images_is_named(tmp_path):
     for made, option in ((tmp_path / "other", "--imagenet-root"), (tmp_path / "none", "--out")):
         made.mkdir()
         with pytest.raises(InputError, match=f"the worker on .* does not see {option} .*give a folder that all"):
-            cluster._on_worker(write_shard, job, library_versions())
+            cluster._on_worker(write_shard, (job,), library_versions())
 
 
 def test_no_scheduler_and_no_worker_are_one_line(images, tmp_path, monkeypatch):
