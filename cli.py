@@ -69,6 +69,13 @@ class Folder(click.ParamType[Any]):
 FOLDER = Folder()
 
 
+def image_source(url: str) -> Any:
+    """A `shards.storage.Storage` to read images from."""
+    from shards.sources.copy_url import source_at
+
+    return source_at(url)
+
+
 def upload_target(url: str) -> Any:
     """A `shards.storage.Storage` to write to."""
     from shards.upload import target
@@ -306,8 +313,8 @@ def main() -> None:
     drop_what_is_unread()
 
 
-def _one_root(argument: Path | None, option: Path | None) -> Path:
-    """The folder of the images, given as an argument or as --imagenet-root."""
+def _one_root(argument: Any, option: Any) -> Any:
+    """The folder or URL of the images, given as an argument or as --imagenet-root."""
     root = argument or option
     if root is None or (argument and option):
         raise InputError("give the folder of the images once: `shard ROOT --out DIR`, or --imagenet-root ROOT")
@@ -315,8 +322,14 @@ def _one_root(argument: Path | None, option: Path | None) -> Path:
 
 
 @main.command()
-@click.argument("folder", metavar="[ROOT]", type=FOLDER, required=False)
-@click.option("--imagenet-root", "root", type=FOLDER, help="The folder of the images, ROOT, in one of five layouts.")
+@click.argument("folder", metavar="[ROOT]", type=Folder(at_url=image_source), required=False)
+@click.option(
+    "--imagenet-root",
+    "root",
+    type=Folder(at_url=image_source),
+    metavar="FOLDER|URL",
+    help="The folder of the images, ROOT, in one of five layouts; or its URL, as s3://BUCKET/IMAGES, which is copied.",
+)
 @click.option(
     "--out",
     type=Folder(at_url=upload_target),
@@ -379,8 +392,8 @@ def _one_root(argument: Path | None, option: Path | None) -> Path:
     help="Have the workers of a Dask scheduler write the shards; they need ROOT and DIR under the same names.",
 )
 def shard(
-    folder: Path | None,
-    root: Path | None,
+    folder: Any,
+    root: Any,
     out: Any,
     cache: Path | None,
     workers: int | None,
@@ -406,6 +419,8 @@ def shard(
     if cache and not at_url:
         raise InputError("--cache is for an --out at a URL: leave it out")
     root = _one_root(folder, root)
+    if part and not isinstance(root, Path):
+        raise InputError(f"--part: each part would copy {root}: copy it to a folder once, and give that as ROOT")
     chosen = ConvertOptions(workers=workers, cluster=cluster and parse_cluster(cluster), **options)
     try:
         if part:

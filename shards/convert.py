@@ -9,8 +9,8 @@ that was killed continues with the shards that it had not finished.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +19,27 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.catalog import Catalog, CatalogEntry
-from shards.dataset import FORMAT, Dataset
+from shards.dataset import FORMAT, PLAN, Dataset
 from shards.errors import InputError, Unreadable
 from shards.images import prepare
-from shards.output_folder import CATALOG, SCRATCH, begin, claimed, clear, discard, load_finished
+from shards.output_folder import CATALOG, SCRATCH, begin, claimed, discard, finish, load_finished
 from shards.processes import cores, run_jobs
 from shards.records import Sizes, Split
 from shards.sources.base import Source
+from shards.sources.copy_url import (
+    by_url,
+    copy_files,
+    holds_images_at,
+    key_of_files,
+    list_files,
+    named_by_url,
+    read_record,
+    write_record,
+)
 from shards.sources.detect import find_source
 from shards.sources.left_out import give_notice, holds_images, notices
 from shards.sources.told import with_names_compared, without_train_images
+from shards.storage import Storage
 from shards.tars import BLOCK
 from shards.wording import counted
 from shards.write_shard import (
@@ -84,15 +95,16 @@ class ConvertOptions:
 DEFAULTS = ConvertOptions()
 
 
-def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> Dataset:
-    """Writes the source at `root` to the folder `out`, train in a seeded global shuffle, and returns the data set.
+def write_dataset(root: Path | Storage, out: Path, options: ConvertOptions = DEFAULTS) -> Dataset:
+    """Writes the source at `root`, a folder or a URL, to the folder `out`, train in a seeded global shuffle, and
+    returns the data set.
 
     Raises: InputError for a source of no known layout, a folder that cannot be written or holds another data set, a
     full disk, and when nothing is left of a split.
     """
     refuse_among_images(root, out)
     if options.cluster:  # whose workers have another current folder
-        root, out = root.absolute(), out.absolute()
+        root, out = root.absolute() if isinstance(root, Path) else root, out.absolute()
     with claimed(out):
         listed = list_images(root, options, out, partial(load_finished, out))
         if isinstance(listed, Dataset):
@@ -101,7 +113,7 @@ def write_dataset(root: Path, out: Path, options: ConvertOptions = DEFAULTS) -> 
         write = partial(write_shards, runner(options))
         dataset = write_splits(listed, out, options, write, partial(discard, out, listed.splits))
         dataset.save()
-        clear(out)
+        finish(out)
         return dataset
 
 
@@ -115,14 +127,47 @@ class Listed(NamedTuple):
     plan: str
 
 
-def list_images(
-    root: Path, options: ConvertOptions, folder: Path, finished: Callable[[str], Dataset | None]
-) -> Listed | Dataset:
+Finished = Callable[[str], Dataset | None]  # the data set of a plan, if it is finished
+Notice = Callable[[Sequence[str], bool], None]  # `give_notice`
+
+
+def list_images(root: Path | Storage, options: ConvertOptions, folder: Path, finished: Finished) -> Listed | Dataset:
     """Lists the source at `root` in `folder`; or returns the data set, where there is a finished one of its plan. Gives
     notice of what is not taken. Raises InputError as `write_dataset` does."""
+    if isinstance(root, Storage):
+        return _list_copy(root, options, folder, finished)
+    return _list_folder(root, options, folder, finished)
+
+
+def _list_copy(url: Storage, options: ConvertOptions, folder: Path, finished: Finished) -> Listed | Dataset:
+    """`list_images` of a copy of the files at a URL, in `folder`. Which files and options gave which plan is recorded,
+    by which a finished data set is known before anything is copied."""
+    files = list_files(url)
+    deciding = replace(options, kind="", workers=None, strict=False, cluster=None)
+    key = key_of_files(files, repr((FORMAT, url.url, deciding)))
+    known = read_record(folder)
+    if (dataset := finished(known.get(key, ""))) and options.kind in ("auto", dataset.source):
+        return dataset
+    if known and key not in known and (folder / PLAN).exists():
+        remedy = "choose another --out or empty it"
+        raise InputError(f"the files at {url}, or the options, have changed since the conversion was begun: {remedy}")
+
+    def notice(lines: Sequence[str], strict: bool) -> None:
+        give_notice([by_url(line, url, folder) for line in lines], strict)
+
+    root = copy_files(url, files, folder, options.kind)
+    with named_by_url(url, folder):
+        listed = _list_folder(root, options, folder, finished, notice)
+    write_record(folder, key, listed.plan)
+    return listed
+
+
+def _list_folder(
+    root: Path, options: ConvertOptions, folder: Path, finished: Finished, notice: Notice = give_notice
+) -> Listed | Dataset:
     source = find_source(root, options.kind, folder / SCRATCH, options.workers or cores(), options.label_key)
-    give_notice(notices(source.left_out), options.strict)
-    give_notice([*source.remarks, *_about_val(source, options.val_share)], strict=False)
+    notice(notices(source.left_out), options.strict)
+    notice([*source.remarks, *_about_val(source, options.val_share)], False)
     # Archives need not be listed to know whether this very conversion is already finished
     plan = _plan(options, source, _stamp(source)) if source.containers else None
     if plan and (dataset := finished(plan)):
@@ -136,18 +181,24 @@ def list_images(
     if options.val_share:
         names.insert(1, "val")
         _draw_val(catalog, options.val_share, options.seed, source)
-    give_notice(source.notices, options.strict)
+    notice(source.notices, options.strict)
     plan = plan or _plan(options, source, catalog.digest())
     catalog.close()
     return finished(plan) or Listed(source, path, tuple(names), plan)
 
 
-def refuse_among_images(root: Path, out: Path) -> None:
+def refuse_among_images(root: Path | Storage, out: Path | Storage) -> None:
     """Raises InputError when shards at `out` would be taken for images at `root` the next time."""
-    if out.resolve().is_relative_to(root.resolve()):
+    among = False
+    if isinstance(root, Storage) and isinstance(out, Storage):
+        if f"{out}/".startswith(f"{root}/"):
+            top = out.url[len(root.url) :].strip("/").partition("/")[0]
+            among = top in ("", *IMAGE_FOLDERS) or holds_images_at(Storage(f"{root}/{top}", root.if_missing))
+    elif isinstance(root, Path) and isinstance(out, Path) and out.resolve().is_relative_to(root.resolve()):
         inside = out.resolve().relative_to(root.resolve()).parts
-        if not inside or inside[0] in IMAGE_FOLDERS or holds_images(root / inside[0]):
-            raise InputError(f"--out {out} lies among the images of --imagenet-root {root}: choose another folder")
+        among = not inside or inside[0] in IMAGE_FOLDERS or holds_images(root / inside[0])
+    if among:
+        raise InputError(f"--out {out} lies among the images of --imagenet-root {root}: choose another folder")
 
 
 def _about_val(source: Source, val_share: float | None) -> list[str]:

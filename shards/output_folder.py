@@ -16,6 +16,7 @@ from shards.errors import InputError
 from shards.hidden import visible
 
 CATALOG, SCRATCH, PARTS = ".catalog", ".scratch", ".part-*"
+COPY = ".source"  # the folder of a copy of what is at a URL: `shards.sources.copy_url`
 
 
 def done_marker(tar: Path) -> Path:
@@ -49,7 +50,7 @@ def load_finished(out: Path, plan: str) -> Dataset | None:
         raise InputError(f"{out} holds another data set (other images or options): choose another --out or empty it")
     for split in dataset.splits:
         dataset.tars(split)
-    clear(out)  # what a kill at the very end may have left
+    finish(out)  # what a kill at the very end may have left
     return dataset
 
 
@@ -81,8 +82,15 @@ def discard(out: Path, splits: Iterable[str]) -> None:
     clear(out)
 
 
+def finish(out: Path) -> None:
+    """Removes the hidden files of a conversion that is complete, the copy of its source too."""
+    shutil.rmtree(out / COPY, ignore_errors=True)
+    clear(out)
+
+
 def clear(out: Path) -> None:
-    """Removes the hidden files of a conversion. The plan goes last: it says whose the others are."""
+    """Removes the hidden files of a conversion but for the copy of its source, which the next one need not fetch again.
+    The plan goes last: it says whose the others are."""
     for folder in [out / SCRATCH, *(path for path in out.glob(PARTS) if path.is_dir())]:
         shutil.rmtree(folder, ignore_errors=True)
     for path in [*out.glob(PARTS), *out.glob(".*.tmp-*"), *out.glob(".*.done"), out / CATALOG, out / PLAN]:

@@ -28,7 +28,7 @@ from shards.convert import (
 )
 from shards.dataset import PLAN, Dataset, from_content
 from shards.errors import InputError
-from shards.output_folder import claim_plan, clear, done_marker, load_finished
+from shards.output_folder import claim_plan, done_marker, finish, load_finished
 from shards.processes import cores, run_jobs
 from shards.sources.left_out import give_notice
 from shards.sources.told import without_train_images
@@ -162,7 +162,7 @@ def join_parts(out: Path, strict: bool = False) -> Dataset:
         give_notice(without_train_images(splits, described.classes), strict=False)
         described.splits.update(splits)
         described.save()
-        clear(out)
+        finish(out)
         return described
 
 

@@ -114,17 +114,15 @@ class Progress:
         unfinished = self.total is not None and self.done < self.total
         ending = self._left() if unfinished else f", {self.printed - self.began:.1f} s in all"
         of = f"/{self.total}" if self.total is not None else ""
-        rate = f", {self._rate()}" if self.unit == "img" else ""
-        print(f"{self.label}: {self.done}{of} {self.unit}{rate}{ending}", file=sys.stderr, flush=True)
+        rate = f"img, {self._rate()}" if self.unit == "img" else self._rate()
+        print(f"{self.label}: {self.done}{of} {rate}{ending}", file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
-        if self.unit != "img":
-            return self.unit
-        if not self.lines:
-            return ""
         seconds = max(time.monotonic() - self.began, 1e-9)
         megabytes = f", {self.bytes / seconds / 1e6:.1f} MB/s" if self.bytes else ""
-        return f"{self.done / seconds:.0f} img/s{megabytes}"
+        if self.unit != "img":
+            return f"{self.unit}{megabytes}"
+        return f"{self.done / seconds:.0f} img/s{megabytes}" if self.lines else ""
 
     def _left(self) -> str:
         """ ", 1 min 2 s left"; empty when there is nothing left, or no evidence yet to tell it by."""

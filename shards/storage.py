@@ -5,13 +5,15 @@ Credentials come from where the storage's own library looks for them, the enviro
 """
 
 import errno
+import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from shards.errors import InputError, reason
 
@@ -19,9 +21,23 @@ RETRY_DELAYS = (0.5, 1, 2, 4)  # seconds before a request is tried again
 NO_ACCESS = {401: "401 Unauthorized", 403: "403 Forbidden", 407: "407 Proxy Authentication Required"}
 TRY_AGAIN = {408, 425, 429}  # of HTTP's 4xx; the others mean that it is no use
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+CONNECTIONS = 32  # to one storage at the same time
+MAX_NAME = 200  # bytes of a file's name, so that a temporary one fits into a file system's 255
+# What tells a file's versions apart, by its name in the storages' libraries: a digest of its content, or a time
+DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id")
+TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
 PAGE_BEGIN, PAGES = 200, (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<script", b"<!--")
 
 Result = TypeVar("Result")
+
+
+class StoredFile(NamedTuple):
+    """A file of a storage: its path in the folder, its bytes, and what changes when it is written again; None and ""
+    where the storage does not tell."""
+
+    name: str
+    size: int | None
+    version: str
 
 
 def is_url(text: str) -> bool:
@@ -56,18 +72,27 @@ class Storage:
 
     def cat(self, name: str) -> bytes:
         """The content of a small file. Args: name: its path in the folder."""
-        files, root = self._file_system()
-        content: bytes = self._retry(lambda: files.cat_file(f"{root}/{name}"), name, "fetched")
+        files, _ = self._file_system()
+        content: bytes = self._retry(lambda: files.cat_file(self._path(name)), name, "fetched")
         self._check_no_page(name, content[:PAGE_BEGIN])
         return content
 
-    def get(self, name: str, path: Path, check: Callable[[Path], None] = lambda _: None) -> None:
+    def get(
+        self,
+        name: str,
+        path: Path,
+        check: Callable[[Path], None] = lambda _: None,
+        arrived: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Fetches a file to the local `path`. Args: check: raises ValueError for a file that is not what was asked for,
-        which is then fetched again."""
-        files, root = self._file_system()
+        which is then fetched again; arrived: is told, now and then, how many of the file's bytes have."""
+        from fsspec.callbacks import Callback
+
+        files, _ = self._file_system()
 
         def fetch() -> None:
-            files.get_file(f"{root}/{name}", str(path))
+            told = Callback(hooks={"arrived": lambda _, value, **__: arrived(value)})
+            files.get_file(self._path(name), str(path), callback=told)
             with open(path, "rb") as file:
                 self._check_no_page(name, file.read(PAGE_BEGIN))
             check(path)
@@ -117,6 +142,77 @@ class Storage:
 
         return self._retry(fetch, "", "listed")
 
+    def walk(self) -> Iterator[Sequence[StoredFile]]:
+        """The files in the folder and those within it, one folder's after another's, in no order; none when there is no
+        such folder. A name is a path of plain names. Raises InputError for one that cannot be."""
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            pending: set[Future[tuple[Sequence[StoredFile], Sequence[str]]]] = {threads.submit(self._scan, "")}
+            try:
+                while pending:
+                    ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for found, folders in [future.result() for future in ended]:
+                        pending |= {threads.submit(self._scan, folder) for folder in folders}
+                        yield list(threads.map(self._with_size, found))
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def _scan(self, folder: str) -> tuple[Sequence[StoredFile], Sequence[str]]:
+        """A folder's own files, and its folders, by their paths ("" for the storage's folder)."""
+        files, _ = self._file_system()
+
+        def entries() -> Any:
+            try:
+                return files.ls(self._path(folder), detail=True)
+            except FileNotFoundError:
+                return []
+
+        found, folders = [], []
+        for about in self._retry(entries, folder, "listed"):
+            if about["type"] == "file" and about["name"] == self._path(folder) and not folder:
+                raise InputError(f"{self.url} is a file: give the folder that it lies in")
+            name = self._name(folder, about["name"], about["type"] == "directory")
+            path = f"{folder}/{name}".lstrip("/")
+            if name and about["type"] == "directory":
+                folders.append(path)
+            elif name:
+                found.append(StoredFile(path, about["size"], _version(about)))
+        return found, folders
+
+    def _name(self, folder: str, path: str, is_folder: bool) -> str:
+        """An entry's name in its folder, from what the storage's library calls its path; "" for what is no entry: the
+        empty object that stands for the folder itself, a web page's links to elsewhere."""
+        if self._is_http:
+            above, _, name = path.removesuffix("/").rpartition("/")
+            if unquote(above) != unquote(self._path(folder)) or re.search(r"[?#]", name) or name in (".", ".."):
+                return ""
+            name = unquote(name)
+        else:
+            above, _, name = path.rpartition("/")
+            if not name and not is_folder:
+                return ""
+        no_name = name in ("", ".", "..") or re.search(r"[/\0]", name) or len(os.fsencode(name)) > MAX_NAME
+        if no_name or (not self._is_http and above != self._path(folder)):
+            remedy = "rename it there, or give a local copy without it"
+            raise InputError(f"{self.url}: a file on a disk cannot be called {path[:300]!r}: {remedy}")
+        return name
+
+    def _with_size(self, file: StoredFile) -> StoredFile:
+        """A web server's list of files has no sizes: each is asked for."""
+        if file.size is not None:
+            return file
+        files, _ = self._file_system()
+        about = self._retry(lambda: files.info(self._path(file.name)), file.name, "fetched")
+        return file._replace(size=about["size"], version=_version(about))
+
+    def _path(self, name: str) -> str:
+        """What the storage's library calls a file or folder, "" for the storage's folder."""
+        _, root = self._file_system()
+        return f"{root}/{quote(name) if self._is_http else name}".rstrip("/")
+
+    @property
+    def _is_http(self) -> bool:
+        return self.url.startswith("http")
+
     def remove(self, names: Iterable[str]) -> None:
         """Removes those of these files that are there."""
         files, root = self._file_system()
@@ -163,7 +259,7 @@ class Storage:
 
     def _file_system(self) -> tuple[Any, str]:
         """fsspec's file system, and the folder as it calls it."""
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"use_listings_cache": False}  # it would hold a million files, and old facts
         try:
             import fsspec
 
@@ -174,6 +270,8 @@ class Storage:
                 timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
                 # trust_env: ~/.netrc, and http_proxy, https_proxy and no_proxy in the environment
                 options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+            if self.url.startswith("s3"):
+                options["config_kwargs"] = {"max_pool_connections": CONNECTIONS}
             if self.url.startswith("file:"):
                 options["auto_mkdir"] = True  # as buckets do
             files, root = fsspec.core.url_to_fs(self.url, **options)
@@ -200,6 +298,10 @@ def _final(error: Exception, done: str, credentials: str) -> str | None:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"cannot be {done}: {error.strerror}: make room"
     return None
+
+
+def _version(about: dict[str, Any]) -> str:
+    return str(next((about[name] for name in (*DIGESTS, *TIMES) if about.get(name)), ""))
 
 
 def _without_parameters(error: Exception) -> str:

@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from shards.atomic import atomic_write
-from shards.convert import ConvertOptions, list_images, runner, write_splits
+from shards.convert import ConvertOptions, list_images, refuse_among_images, runner, write_splits
 from shards.dataset import COMPANIONS, FILE, PLAN, Dataset
 from shards.errors import InputError
 from shards.index_cache import user_cache
-from shards.output_folder import begin, claimed, clear, done_marker
+from shards.output_folder import COPY, begin, claimed, done_marker, finish
 from shards.processes import tick
 from shards.remote import MAX_PREFETCH, MIN_SHARDS, Remote
+from shards.sources.copy_url import RECORD
 from shards.storage import Storage
 from shards.write_shard import ShardJob, WrittenShard, parse_marker, write_shard
 
@@ -39,7 +40,9 @@ def target(url: str) -> Storage:
 
 
 @contextmanager
-def uploading(root: Path, out: Storage, options: ConvertOptions, cache: Path | None = None) -> Iterator[Dataset]:
+def uploading(
+    root: Path | Storage, out: Storage, options: ConvertOptions, cache: Path | None = None
+) -> Iterator[Dataset]:
     """Converts the source at `root`, and gives the data set of which all shards are uploaded, for the caller to add
     `stats.npz` to its `root`; at the end this and `dataset.json` are uploaded. A finished one is given as it is.
 
@@ -48,10 +51,13 @@ def uploading(root: Path, out: Storage, options: ConvertOptions, cache: Path | N
     """
     name = hashlib.sha256(out.url.encode()).hexdigest()[:32]
     folder = (cache or user_cache()).absolute() / "uploads" / name
-    if options.cluster:  # whose workers have another current folder
+    refuse_among_images(root, out)
+    if options.cluster and isinstance(root, Path):  # whose workers have another current folder
         root = root.absolute()
     with _staging(folder):
         _try_writing(out, folder)
+        if RECORD in out.list():
+            _copy(out, RECORD, folder)
         listed = list_images(root, options, folder, partial(_finished, out, folder))
         if isinstance(listed, Dataset):
             yield listed
@@ -63,9 +69,9 @@ def uploading(root: Path, out: Storage, options: ConvertOptions, cache: Path | N
             _check_present(dataset, out, "the same command writes it again")
             yield dataset
             _check_present(dataset, out, "the same command writes it again")
-            _complete(dataset, out)
+            _complete(dataset, out, folder)
             _clear(out)
-        clear(folder)
+        finish(folder)
 
 
 @contextmanager
@@ -81,6 +87,11 @@ def _staging(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # it is not empty
             folder.rmdir()
+
+
+def _copy(out: Storage, name: str, folder: Path) -> None:
+    with atomic_write(folder / name) as file:
+        file.write(out.cat(name))
 
 
 def _try_writing(out: Storage, folder: Path) -> None:
@@ -177,8 +188,10 @@ def _read_back(dataset: Dataset, out: Storage, folder: Path) -> Dataset:
     return replace(dataset, root=copies, remote=remote)
 
 
-def _complete(dataset: Dataset, out: Storage) -> None:
+def _complete(dataset: Dataset, out: Storage, folder: Path) -> None:
     """Uploads what goes with the shards, and last of all the data set's description."""
+    if (folder / RECORD).exists():
+        out.put(folder / RECORD, RECORD)
     dataset.save()
     for name in (*COMPANIONS, FILE):
         if (dataset.root / name).exists():
@@ -200,5 +213,7 @@ def _clear(out: Storage) -> None:
 
 
 def _empty(folder: Path) -> None:
+    """Removes what is in the staging folder but for the copy of a source, which `finish` removes."""
     for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name != COPY:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -37,9 +37,9 @@ def beside(root: Path, folder: str, taken: Collection[str], why: str) -> Iterato
         if entry.name in taken:
             continue
         if os.path.isdir(entry):
-            if kind := next(filter(None, map(_kind, _names_below(entry.path))), None):
+            if kind := next(filter(None, map(kind_of, _names_below(entry.path))), None):
                 yield Skipped(f"{name}/", f"a folder with {kind}s ({why})")
-        elif kind := _kind(entry.name):
+        elif kind := kind_of(entry.name):
             files.setdefault(kind, []).append(name)
     for kind, (first, *more) in files.items():
         yield Skipped(first, f"an {kind} ({why})" if not more else f"an {kind}, as are {len(more)} more there ({why})")
@@ -47,7 +47,7 @@ def beside(root: Path, folder: str, taken: Collection[str], why: str) -> Iterato
 
 def holds_images(folder: Path) -> bool:
     """Whether a folder, or one inside it, has a file that is an image by its name."""
-    return any(_kind(name) == "image" for name in _names_below(str(folder)))
+    return any(kind_of(name) == "image" for name in _names_below(str(folder)))
 
 
 def beside_files(root: Path, files: Iterable[Path], why: str) -> Iterator[Skipped]:
@@ -112,8 +112,8 @@ def give_notice(lines: Sequence[str], strict: bool) -> None:
         print(f"notice: {text}", file=sys.stderr, flush=True)
 
 
-def _kind(name: str) -> str | None:
-    """What a file is by its name: an image, an archive of images, or neither."""
+def kind_of(name: str) -> str | None:
+    """What a file is by its name or path: an image, an archive of images, or neither."""
     if is_hidden(name) or OF_NO_USE.match(name):
         return None
     if os.path.splitext(name)[1].lower() in SUFFIXES:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,7 +13,6 @@ from shards.convert import ConvertOptions, write_dataset
 from shards.errors import InputError
 from shards.upload import target, uploading
 from tests.conftest import PROJECT
-from tests.support.faulty_proxy import faulty_proxy
 from tests.support.image_kinds import encoded, noise
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed: URLs are not tested")
@@ -43,23 +41,6 @@ def wanted(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("wanted") / "set"
     write_dataset(images, out, OPTIONS)
     return {path.name: path.read_bytes() for path in out.iterdir()} | {"stats.npz": STATISTICS}
-
-
-@pytest.fixture
-def proxy(s3, monkeypatch):
-    """A proxy that fails on request, through which s3:// goes; its bucket `bucket` is empty, and libraries do not try
-    again on their own."""
-    import s3fs
-
-    with faulty_proxy(urlsplit(os.environ["AWS_ENDPOINT_URL"]).port) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-        s3fs.S3FileSystem.clear_instance_cache()
-        server.bucket = f"bucket{server.server_port}"
-        s3.create_bucket(Bucket=server.bucket)
-        yield server
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -1,0 +1,284 @@
+"""A source at a URL: its files are copied beside the data set that they become, and then read as a folder's are.
+
+Everything is listed first: the copy begins as empty files of all names, so that a folder of no known layout is refused
+before anything is fetched. What no layout reads stays empty. A file appears complete, and the time of its last change
+is then a digest of its version at the URL, by which a continued conversion knows what it need not fetch again.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.atomic import atomic_write
+from shards.dataset import FILE, PLAN
+from shards.errors import InputError
+from shards.hidden import is_hidden
+from shards.output_folder import COPY
+from shards.progress import Progress
+from shards.sources.base import SPLIT_NAMES
+from shards.sources.detect import detect
+from shards.sources.labels import ANNOTATIONS, DEVKIT, MAPPING, SOLUTION, WORDS
+from shards.sources.left_out import OF_NO_USE, kind_of
+from shards.storage import CONNECTIONS, Storage, StoredFile
+from shards.wording import counted
+
+RECORD = ".source.json"  # beside the data set: which files and options gave it
+LISTS = {SOLUTION, MAPPING, DEVKIT, ANNOTATIONS, *WORDS}
+UNLABELED = re.compile(r"(ILSVRC/)?Data/CLS-LOC/test/")  # Kaggle's test images, which are of no use
+# A library may hold half a gigabyte of a large file, of which it fetches several pieces at the same time
+LARGE, LARGE_AT_ONCE = 64 * 2**20, 2
+BLOCK = 4096  # bytes of a disk, of which a file fills the last one in part
+CHANGED = "it was listed a moment ago: run the same command again, which lists the files anew"
+
+
+def source_at(url: str) -> Storage:
+    """The place of a source. Raises InputError for a URL that cannot be read."""
+    if url.startswith("file:"):
+        raise InputError(f"{url} is a folder of this machine: give it as {url.removeprefix('file://')}")
+    storage = Storage(url, CHANGED)
+    if storage.url.rpartition("/")[2] in (".", ".."):
+        raise InputError(f"{storage} is not a folder's plain URL: write it without the dots at its end")
+    return storage
+
+
+def list_files(url: Storage) -> list[StoredFile]:
+    """All files at the URL, sorted by name. Raises InputError when there are none, or they do not fit into folders."""
+    files: list[StoredFile] = []
+    with Progress(f"list {url}", None, unit="files") as progress:
+        for found in url.walk():
+            files += found
+            progress.advance(len(found))
+    if not files:
+        remedy = "give one that holds images, parquet files or tars"
+        if url.url.startswith("http"):
+            remedy = "a web server has to list its folders; copy the files here, or give a bucket, such as s3://"
+        raise InputError(f"--imagenet-root {url} has no files: {remedy}")
+    folders = {folder for file in files for folder in _folders_above(file.name)}
+    both = [file for file in files if file.name in folders]
+    if large := next((file for file in both if file.size), None):
+        raise InputError(f"{url}/{large.name} is a file and a folder, which a disk cannot hold: rename one")
+    empty = {file.name for file in both}  # such objects stand for folders
+    return sorted(file for file in files if file.name not in empty)
+
+
+def _folders_above(name: str) -> Iterator[str]:
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def is_read(name: str, data_sets: Collection[str]) -> bool:
+    """Whether a layout may read what is in a file; of the others it looks at the name alone. Args: data_sets: folders
+    that are data sets, and no images to convert."""
+    top, _, below = name.partition("/")
+    if any(map(is_hidden, name.split("/"))):
+        return False
+    if below:
+        return top not in data_sets and not UNLABELED.match(name)
+    return name in LISTS or (name.endswith((".tar", ".parquet")) and not OF_NO_USE.match(name))
+
+
+def _data_sets(files: Sequence[StoredFile]) -> set[str]:
+    """The folders that hold a data set, finished or not."""
+    found = {
+        name.partition("/")[0] for name, *_ in files if name.count("/") == 1 and name.endswith((f"/{FILE}", f"/{PLAN}"))
+    }
+    return {name for name in found if name.lower() not in (*SPLIT_NAMES, "data", "ilsvrc")}
+
+
+def copy_files(url: Storage, files: Sequence[StoredFile], folder: Path, kind: str) -> Path:
+    """Copies what is read of these files to a folder within `folder`, which is returned, but for what an earlier call
+    has copied. Args: kind: of the source, "auto" to detect it.
+
+    Raises: InputError for a source of no known layout, when the disk lacks the room, and when a file cannot be fetched.
+    """
+    root = folder / COPY / (url.url.rpartition("/")[2])
+    data_sets = _data_sets(files)
+    read = [file for file in files if is_read(file.name, data_sets)]
+    _remove_others(root, {file.name for file in files})
+    missing = [file for file in read if not _is_copied(root / file.name, file)]
+    _say(url, root, read, missing)
+    _make_empty(root, files)
+    if kind == "auto":
+        with named_by_url(url, folder):
+            detect(root)
+    if missing:
+        known = all(file.size is not None for file in missing)
+        total = sum(file.size or 0 for file in missing) // 10**6 if known else None
+        with Progress(f"copy {url}", total, unit="MB") as progress:
+            fetching = _Fetching(url, root, progress)
+            fetching.fetch([file for file in missing if (file.size or 0) < LARGE], CONNECTIONS)
+            fetching.fetch([file for file in missing if (file.size or 0) >= LARGE], LARGE_AT_ONCE)
+    return root
+
+
+@contextmanager
+def named_by_url(url: Storage, folder: Path) -> Iterator[None]:
+    """Errors that name the copy in `folder`, or a file in it, name the URL."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(by_url(str(error), url, folder)) from None
+
+
+def by_url(text: str, url: Storage, folder: Path) -> str:
+    """A text with the URL in place of the copy's folder."""
+    above = url.url.rpartition("/")[0]
+    return text.replace(str(folder.absolute() / COPY), above).replace(str(folder / COPY), above)
+
+
+def holds_images_at(url: Storage) -> bool:
+    """Whether a folder at a URL, or one inside it, has a file that is an image by its name."""
+    return any(kind_of(name) == "image" for found in url.walk() for name, *_ in found)
+
+
+def key_of_files(files: Sequence[StoredFile], options: str) -> str:
+    """Identifies these files in these versions, with the options of a conversion."""
+    digest = hashlib.sha256(options.encode())
+    for file in files:
+        digest.update(repr(file).encode())
+    return digest.hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, str]:
+    """The plan that a conversion in `folder` had, by its `key_of_files`; nothing where there was none."""
+    try:
+        return dict(json.loads((folder / RECORD).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def write_record(folder: Path, key: str, plan: str) -> None:
+    with atomic_write(folder / RECORD) as file:
+        file.write(json.dumps({key: plan}).encode())
+
+
+def _remove_others(root: Path, names: Collection[str]) -> None:
+    """Removes from the copy what is no longer at the URL, and half a file that a kill has left."""
+    for folder, folders, found in os.walk(root, topdown=False):
+        for name in found:
+            path = os.path.join(folder, name)
+            if os.path.relpath(path, root) not in names:
+                os.unlink(path)
+        for name in folders:
+            if not os.listdir(path := os.path.join(folder, name)):
+                os.rmdir(path)
+
+
+def _make_empty(root: Path, files: Sequence[StoredFile]) -> None:
+    """Makes an empty file of each name that is not there yet. Raises InputError when that is not possible."""
+    try:
+        for folder in sorted({file.name.rpartition("/")[0] for file in files}):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            os.close(os.open(root / file.name, os.O_CREAT | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be written ({error.strerror}): choose another --out") from None
+
+
+def _say(url: Storage, root: Path, read: Sequence[StoredFile], missing: Sequence[StoredFile]) -> None:
+    """Says what is going to be copied. Raises InputError when the disk lacks the room."""
+    if not missing:
+        print(f"{url} is copied to {root} already", file=sys.stderr, flush=True)
+        return
+    size, unknown = sum(file.size or 0 for file in missing), any(file.size is None for file in missing)
+    amount = f"{counted(len(missing), 'file')}, {'at least ' if unknown else ''}{_shown(size)}"
+    rest = f" ({len(read) - len(missing):,} are there)" if len(missing) < len(read) else ""
+    until = "it is removed when the data set is complete; until then the same command continues with it"
+    print(f"{url}: {amount}, are copied to {root}{rest}; {until}", file=sys.stderr, flush=True)
+    on_disk = sum(-(-(file.size or 0) // BLOCK) * BLOCK for file in missing)
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    if (free := shutil.disk_usage(existing).free) < on_disk:
+        raise InputError(f"{root} has room for {_shown(free)}, and {url} needs {_shown(on_disk)}: choose another --out")
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _stamp(file: StoredFile) -> int:
+    """What the time of a copy's last change is: a digest of the version, in seconds that all file systems have."""
+    return int.from_bytes(hashlib.sha256(file.version.encode()).digest()[:4], "big") >> 1
+
+
+def _is_copied(path: Path, file: StoredFile) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return int(status.st_mtime) == _stamp(file) and file.size in (None, status.st_size)
+
+
+class _Fetching:
+    """Threads that fetch files to `root`, and how many bytes they have."""
+
+    def __init__(self, url: Storage, root: Path, progress: Progress):
+        self.url, self.root, self.progress = url, root, progress
+        self.bytes = 0
+        self.lock, self.stopped = threading.Lock(), threading.Event()
+
+    def fetch(self, files: Sequence[StoredFile], threads: int) -> None:
+        """Fetches these files, so many at the same time. Raises what a thread raised first, InputError."""
+        waiting, errors = iter(files), list[BaseException]()
+
+        def work() -> None:
+            try:
+                for file in waiting:
+                    if self.stopped.is_set():
+                        return
+                    self._fetch(file)
+            except BaseException as error:
+                errors.append(error)
+                self.stopped.set()
+
+        # Daemons: a program that is interrupted does not wait for them
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(files)))]
+        for worker in workers:
+            worker.start()
+        try:
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(0.2)
+                    self._show()
+        except BaseException:
+            self.stopped.set()
+            for worker in workers:
+                worker.join(1)  # to remove what is half fetched
+            raise
+        self._show()
+        if errors:
+            raise errors[0]
+
+    def _fetch(self, file: StoredFile) -> None:
+        path, before = self.root / file.name, 0
+
+        def arrived(length: int) -> None:
+            nonlocal before
+            if self.stopped.is_set():
+                raise InputError(f"{self.url}: stopped")
+            with self.lock:
+                self.bytes += length - before
+            before = length
+
+        def check(part: Path) -> None:
+            length = part.stat().st_size
+            if file.size not in (None, length):
+                raise ValueError(f"{length} bytes were received, and the list of files says {file.size}")
+
+        with atomic_write(path) as empty:
+            part = Path(empty.name)
+            self.url.get(file.name, part, check, arrived)
+            arrived(part.stat().st_size)
+            os.utime(part, (_stamp(file), _stamp(file)))
+
+    def _show(self) -> None:
+        """Brings the progress display up to date."""
+        with self.lock:
+            length = self.bytes
+        self.progress.advance(length // 10**6 - self.progress.done, length - self.progress.bytes)
