@@ -409,13 +409,11 @@ def shard(
     from shards.cluster import parse_cluster
     from shards.convert import ConvertOptions, write_dataset
     from shards.parts import parse_part, write_part
-    from shards.upload import uploading
+    from shards.upload import upload_part, uploading
 
     if part and cluster:
         raise InputError("--part and --cluster both divide the work: leave one of the two out")
     at_url = not isinstance(out, Path)
-    if part and at_url:
-        raise InputError(f"--part writes to a folder, and --out {out} is a URL: leave --part out, or give --cluster")
     if cache and not at_url:
         raise InputError("--cache is for an --out at a URL: leave it out")
     root = _one_root(folder, root)
@@ -424,7 +422,8 @@ def shard(
     chosen = ConvertOptions(workers=workers, cluster=cluster and parse_cluster(cluster), **options)
     try:
         if part:
-            click.echo(write_part(root, out, chosen, parse_part(part)))
+            own = parse_part(part)
+            click.echo(upload_part(root, out, chosen, own, cache) if at_url else write_part(root, out, chosen, own))
             return
         converted = uploading(root, out, chosen, cache) if at_url else nullcontext(write_dataset(root, out, chosen))
         with converted as dataset:

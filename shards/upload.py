@@ -6,6 +6,7 @@ under way lies in a staging folder, of which nothing remains in the end.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -15,18 +16,28 @@ from functools import partial
 from pathlib import Path
 
 from shards.atomic import atomic_write
-from shards.convert import ConvertOptions, list_images, refuse_among_images, runner, write_splits
+from shards.convert import (
+    ConvertOptions,
+    check,
+    combined,
+    list_images,
+    refuse_among_images,
+    runner,
+    shard_jobs,
+    write_splits,
+)
 from shards.dataset import COMPANIONS, FILE, PLAN, Dataset
 from shards.errors import InputError
 from shards.index_cache import user_cache
 from shards.output_folder import COPY, begin, claimed, done_marker, finish
+from shards.parts import Part
 from shards.processes import tick
 from shards.remote import MAX_PREFETCH, MIN_SHARDS, Remote
 from shards.sources.copy_url import RECORD
 from shards.storage import Storage
+from shards.wording import counted
 from shards.write_shard import ShardJob, WrittenShard, parse_marker, write_shard
 
-TRIED = ".writable"  # a file that is written and removed, to know before the work that both are allowed
 READ_BACK = ".read-back"  # the staging folder's cache of shards that the statistics are computed from
 
 Listing = Mapping[str, int | None]  # the files at the URL, by name, and their bytes
@@ -49,9 +60,8 @@ def uploading(
     Args: cache: for the staging folder, None for the user's. Raises: InputError as `shards.convert.write_dataset` does,
     and when the URL cannot be written to or holds another data set.
     """
-    name = hashlib.sha256(out.url.encode()).hexdigest()[:32]
-    folder = (cache or user_cache()).absolute() / "uploads" / name
     refuse_among_images(root, out)
+    folder = _folder(out, cache)
     if options.cluster and isinstance(root, Path):  # whose workers have another current folder
         root = root.absolute()
     with _staging(folder):
@@ -72,6 +82,34 @@ def uploading(
             _complete(dataset, out, folder)
             _clear(out)
         finish(folder)
+
+
+def upload_part(root: Path, out: Storage, options: ConvertOptions, part: Part, cache: Path | None = None) -> str:
+    """Writes a part's shards to the URL, which other parts may be writing to, and returns a line that says so.
+    Arguments and errors are those of `uploading`."""
+    folder = _folder(out, cache, str(part))
+    with _staging(folder):
+        _try_writing(out, folder)
+        listed = list_images(root, options, folder, partial(_finished, out, folder))
+        if isinstance(listed, Dataset):
+            return f"{out} is complete already"
+        write, written = _uploader(out, _claim(out, folder, listed.plan), options), 0
+        for name in listed.splits:
+            own = shard_jobs(listed, folder, name, options)[part.number - 1 :: part.parts]
+            split = combined(write(name, own), len(listed.source.classes))
+            if options.strict and split.skipped:
+                out.remove(path.name for job in own for path in reversed(_files(job)))
+                check(split, name, root, strict=True)
+            written += len(own)
+        _empty(folder)
+    join = f"when all {part.parts} are written, the same command without --part completes the data set"
+    return f"part {part}: {counted(written, 'shard')} at {out}; {join}"
+
+
+def _folder(out: Storage, cache: Path | None, part: str = "") -> Path:
+    """The staging folder of a conversion, or of a part of one."""
+    name = hashlib.sha256(f"{out}{part}".encode()).hexdigest()[:32]
+    return (cache or user_cache()).absolute() / "uploads" / name
 
 
 @contextmanager
@@ -96,11 +134,11 @@ def _copy(out: Storage, name: str, folder: Path) -> None:
 
 def _try_writing(out: Storage, folder: Path) -> None:
     """Raises InputError when files cannot be listed, written or removed at the URL."""
-    with atomic_write(folder / TRIED):
-        pass
-    out.put(folder / TRIED, TRIED)
-    out.remove([TRIED])
-    (folder / TRIED).unlink()
+    tried = folder / f".writable-{os.uname().nodename}-{os.getpid()}"  # others may be trying the same
+    tried.touch()
+    out.put(tried, tried.name)
+    out.remove([tried.name])
+    tried.unlink()
 
 
 def _finished(out: Storage, folder: Path, plan: str) -> Dataset | None:

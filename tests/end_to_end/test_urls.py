@@ -66,3 +66,31 @@ def test_unfitting_url_options_are_one_line(data, tmp_path, run_here):
         done = run_here(*options, check=False)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
         assert "sesame" not in done.stderr
+
+
+def test_shard_writes_to_a_bucket_what_it_writes_to_a_folder(images, data, s3, tmp_path, run_here):
+    s3.create_bucket(Bucket="written")
+    options = ["--shard-size", 400_000, "--workers", 1, "--cache", tmp_path]
+    done = run_here("shard", images, "--out", "s3://written/set", *options)
+    assert "Data set written to s3://written/set\n" in done.stdout and not [*(tmp_path / "uploads").iterdir()]
+    keys = [found["Key"] for found in s3.list_objects_v2(Bucket="written")["Contents"]]
+    assert sorted(keys) == [f"set/{path.name}" for path in sorted(data.iterdir())]
+    for path in data.iterdir():
+        assert s3.get_object(Bucket="written", Key=f"set/{path.name}")["Body"].read() == path.read_bytes(), path
+    assert "s3://written/set: 4 classes" in run_here("info", "s3://written/set", "--cache", tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--out", "https://host/set"], "https://host/set cannot be written to: http"),
+        (["--out", "s3://me:sesame@host/set"], "the URL holds credentials"),
+        (["--out", "nosuch://host/set"], "is not a URL that fsspec reads"),
+        (["--out", "shards", "--cache", "cache"], "--cache is for an --out at a URL: leave it out"),
+    ],
+)
+def test_an_out_that_is_refused_is_one_line(images, run_here, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_here("shard", images, *options, check=False)
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+    assert "sesame" not in done.stderr and not [*tmp_path.iterdir()]

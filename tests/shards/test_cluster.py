@@ -11,6 +11,7 @@ from shards import cluster
 from shards.cluster import parse_cluster
 from shards.convert import ConvertOptions, write_dataset
 from shards.errors import InputError
+from shards.upload import target, upload_shard, uploading
 from shards.write_shard import ImageOptions, ShardJob, library_versions, write_shard
 from tests.conftest import free_port
 
@@ -65,6 +66,15 @@ def test_the_bytes_are_those_of_a_local_run_though_a_worker_is_killed(images, un
 
 
 @pytest.mark.long
+def test_the_workers_upload_what_they_write_to_a_url(images, unbroken, workers, tmp_path):
+    pytest.importorskip("fsspec")
+    cluster_options = ConvertOptions(cluster=address(workers), **OPTIONS)
+    with uploading(images, target((tmp_path / "far").as_uri()), cluster_options, tmp_path / "cache"):
+        pass
+    assert files(tmp_path / "far") == unbroken
+
+
+@pytest.mark.long
 def test_a_worker_that_sees_other_folders_or_has_other_libraries_writes_nothing(images, workers, tmp_path, monkeypatch):
     options = ConvertOptions(cluster=address(workers), **OPTIONS)
     monkeypatch.setattr(cluster, "library_versions", lambda: library_versions() | {"numpy": "0.1"})
@@ -81,6 +91,8 @@ def test_a_worker_that_does_not_see_the_images_is_named(tmp_path):
         made.mkdir()
         with pytest.raises(InputError, match=f"the worker on .* does not see {option} .*give a folder that all"):
             cluster._on_worker(write_shard, (job,), library_versions())
+    with pytest.raises(InputError, match=r"the worker on .* does not see --cache .*give a folder that all"):
+        cluster._on_worker(upload_shard, (job,), library_versions())
 
 
 def test_no_scheduler_and_no_worker_are_one_line(images, tmp_path, monkeypatch):

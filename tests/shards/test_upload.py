@@ -11,7 +11,8 @@ import pytest
 from shards import atomic
 from shards.convert import ConvertOptions, write_dataset
 from shards.errors import InputError
-from shards.upload import target, uploading
+from shards.parts import Part
+from shards.upload import target, upload_part, uploading
 from tests.conftest import PROJECT
 from tests.support.image_kinds import encoded, noise
 
@@ -79,7 +80,7 @@ def test_the_same_files_are_there_and_a_second_time_nothing_is_written(convert, 
     assert put[-1] == "dataset.json" and put[-2] == "stats.npz"
     proxy.requested.clear()
     assert convert().splits["train"].samples == 8
-    assert {name for method, name in proxy.requested if method == "PUT"} == {".writable"}
+    assert all(name.startswith(".writable") for method, name in proxy.requested if method == "PUT")
 
 
 @pytest.mark.parametrize("url", ["file://{}/far/set", "memory://uploads/set"])
@@ -89,6 +90,18 @@ def test_any_url_that_is_written_to_will_do(convert, wanted, tmp_path, url):
     out = target(url)
     assert {name: out.cat(name) for name in out.list()} == wanted
     convert(url)
+
+
+def test_parts_give_the_same_files(convert, at_url, wanted, proxy, images, tmp_path):
+    out = target(f"s3://{proxy.bucket}/set")
+    for number in (2, 1):
+        told = upload_part(images, out, OPTIONS, Part(number, 2), tmp_path / "cache")
+        assert told.startswith(f"part {number}/2: {4 - number} shards at {out}; when all 2 are written, the same")
+        assert not [*(tmp_path / "cache" / "uploads").iterdir()] and "dataset.json" not in at_url()
+    proxy.requested.clear()
+    convert()
+    assert at_url() == wanted and ("PUT", "train-000002.tar") not in proxy.requested
+    assert upload_part(images, out, OPTIONS, Part(1, 2), tmp_path / "cache") == f"{out} is complete already"
 
 
 def close(handler):
@@ -118,24 +131,27 @@ def lose(handler):
     handler.end_headers()
 
 
-@pytest.mark.parametrize("fault", [close, cut_off, overloaded, lose])
-def test_an_upload_that_fails_is_tried_again_then_reported_and_continued(convert, at_url, wanted, proxy, fault):
-    proxy.faults["PUT", "train-000002.tar"] = proxy.faults["PUT", "val-000000.idx"] = [2, fault]
-    proxy.faults["PUT", "dataset.json"] = [FOREVER, fault]
+def test_an_upload_that_fails_is_tried_again_then_reported_and_continued(convert, at_url, wanted, proxy):
+    faults = {
+        "train-000000.tar": close,
+        "train-000001.tar": cut_off,
+        "train-000002.tar": overloaded,
+        "val-000000.idx": lose,
+        "val-000001.tar": slow,
+    }
+    for name, fault in faults.items():
+        proxy.faults["PUT", name] = [1, fault]
+    proxy.faults["PUT", "dataset.json"] = [FOREVER, close]
     message = rf"s3://{proxy.bucket}/set/dataset.json cannot be written, tried 3 times: .*same command continues"
     with pytest.raises(InputError, match=message):
         convert()
     assert at_url().keys() == {*wanted, *DONE, ".plan"} - {"dataset.json"}
+    for name, fault in faults.items():
+        assert proxy.requested.count(("PUT", name)) == (1 if fault is slow else 2), name
     proxy.requested.clear()
     proxy.faults.clear()
     convert()
-    assert ("PUT", "train-000002.tar") not in proxy.requested
-    assert at_url() == wanted
-
-
-def test_a_slow_server_is_waited_for(convert, at_url, wanted, proxy):
-    proxy.faults["PUT", "train-000002.tar"] = [1, slow]
-    convert()
+    assert not {name for method, name in proxy.requested if method == "PUT"} & faults.keys()
     assert at_url() == wanted
 
 
@@ -150,14 +166,15 @@ def forbid(handler):
 
 @pytest.mark.parametrize("method, done", [("PUT", "written"), ("POST", "cleared")])
 def test_what_may_not_be_written_is_said_before_any_work(convert, proxy, tmp_path, method, done):
-    proxy.faults[method, ".writable" if method == "PUT" else proxy.bucket] = [FOREVER, forbid]
+    tried = f".writable-{os.uname().nodename}-{os.getpid()}"
+    proxy.faults[method, tried if method == "PUT" else proxy.bucket] = [FOREVER, forbid]
     message = rf"cannot be {done} \(Access Denied\): give credentials that allow it in the environment"
     with pytest.raises(InputError, match=message):
         convert(root=tmp_path / "not looked at")
 
 
 def test_a_bucket_that_is_not_there_is_said_before_any_work(convert, tmp_path):
-    with pytest.raises(InputError, match=r"s3://none/set/\.writable cannot be written: there is no such bucket"):
+    with pytest.raises(InputError, match=r"s3://none/set/\.writable.* cannot be written: there is no such bucket"):
         convert("s3://none/set", tmp_path / "not looked at")
 
 

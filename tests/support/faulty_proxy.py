@@ -52,7 +52,7 @@ def faulty_proxy(port):
     server.daemon_threads = True
     server.port, server.requested, server.faults = port, [], {}
     server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server
     finally:
