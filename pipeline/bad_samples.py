@@ -89,8 +89,8 @@ class BadSamples:
             if count > self.max_count:
                 folder = "DIR" if self.samples.dataset.remote else self.samples.dataset.root
                 remedy = f"`python cli.py verify {folder} --decode --quarantine` takes all such out of the data set"
-                allowed = f"and --max-bad of `train` allows {self.max_count} such"
-                raise InputError(f"{message}, {allowed}: {remedy}, with which --resume auto goes on; or allow more")
+                allowed = f"and max_bad (`train --max-bad`) allows {self.max_count} such"
+                raise InputError(f"{message}, {allowed}: {remedy}, and what was begun can be resumed; or allow more")
 
 
 def decode_error(jpeg: bytes, probe: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.loader import BAD_LABEL, Batch, Loader
-from pipeline.order import Augmentation, RankSlice
+from pipeline.order import SHUFFLES, Augmentation, RankSlice
 from pipeline.preprocess import to_device
 from pipeline.settings import choose_settings, prepare_environment, read_tuned, tuning_key
 from pipeline.views import View
@@ -18,6 +19,7 @@ from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.processes import cores
 from shards.remote import locate
+from shards.wording import counted
 
 STATE_VERSION = 1
 
@@ -81,29 +83,48 @@ class ImageLoader:
     cache_size: int | None = None
 
     def __post_init__(self) -> None:
+        self._check()
         self.device = _device(self.device)
-        rank_slice = RankSlice(*_rank(self.rank, self.world_size), self.device.index)
-        self.rank, self.world_size = rank_slice.rank, rank_slice.world_size
-        self.dataset = Dataset.load(locate(self.data, Path(self.cache) if self.cache else None, self.cache_size))
+        self.rank, self.world_size = _rank(self.rank, self.world_size)
         self.split = self.split or ("train" if self.view.random else "val")
-        self.samples = self.dataset.split(self.split).samples  # of the split, over all ranks
-        global_batch = self.batch_size * self.world_size
-        if self.batch_size < 1 or (self.view.random and self.samples < global_batch):
-            most = f"at most {self.samples // self.world_size} for the {self.samples} samples"
-            raise InputError(f"batch_size {self.batch_size} on {self.world_size} ranks: choose at least 1 and {most}")
+        self._read(Dataset.load(locate(self.data, Path(self.cache) if self.cache else None, self.cache_size)))
+        self._epoch, self._batch, self._passes = 0, 0, 0
+        self._begins_here = True  # the next pass: it was placed there, and not left there
+
+    def _check(self) -> None:
+        """Raises InputError for an argument that is impossible whatever the data."""
+        if not isinstance(self.view, View):
+            raise InputError(f"view {self.view!r}: give one, as RandomResizedCrop(224), PaperCrop() or CenterCrop(224)")
+        for name, least in (("batch_size", 1), ("seed", 0), ("threads", 1), ("prefetch", 1)):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Integral) and int(value) >= least):
+                raise InputError(f"{name} {value!r}: give a whole number, {least} or more")
+        for name, values in (("shuffle", SHUFFLES), ("decode_on", (None, "device", "cpu"))):
+            if getattr(self, name) not in values:
+                raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(map(repr, values))}")
+        if not 0 <= self.max_bad <= 1:
+            raise InputError(f"max_bad {self.max_bad} is not a share of the samples: give 0 to 1")
+
+    def _read(self, dataset: Dataset) -> None:
+        """Reads from this data set from now on."""
+        assert isinstance(self.device, torch.device) and self.split and self.world_size and self.rank is not None
+        rank_slice = RankSlice(self.rank, self.world_size, self.device.index)
+        samples, global_batch = dataset.split(self.split).samples, self.batch_size * self.world_size
+        if self.view.random and samples < global_batch:
+            most = f"at most {samples // self.world_size} for {counted(samples, 'sample')}"
+            raise InputError(f"batch_size {self.batch_size} on {counted(self.world_size, 'rank')}: choose {most}")
         threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)))
-        tuned = read_tuned(tuning_key(self.device.index, threads, self.dataset.size), quiet=self.rank > 0)
+        tuned = read_tuned(tuning_key(self.device.index, threads, dataset.size), quiet=self.rank > 0)
         chosen = {"threads": self.threads, "prefetch": self.prefetch, "decode_on": self.decode_on}
         self._loader = Loader(
-            *(self.dataset, self.split, self.view),
+            *(dataset, self.split, self.view),
             batch_size=global_batch,
             settings=choose_settings(chosen, tuned, threads, gpu=self.device.type == "cuda"),
             rank_slice=rank_slice,
             augmentation=Augmentation(seed=self.seed, shuffle=self.shuffle),
             max_bad=self.max_bad,
         )
-        self._epoch, self._batch, self._passes = 0, 0, 0
-        self._begins_here = True  # the next pass: it was placed there, and not left there
+        self.dataset, self.samples = dataset, samples  # samples of the split, over all ranks
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -135,16 +156,23 @@ class ImageLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is over this epoch, from its beginning; without, passes count by themselves from 0."""
+        if epoch < 0:
+            raise InputError(f"epoch {epoch}: they are numbered from 0")
         self._epoch, self._batch, self._begins_here = epoch, 0, True
 
     def state_dict(self) -> dict[str, Any]:
         """Where reading goes on after the batches that were handed out: a few numbers, the same on every rank. A state
         may be loaded by any number of ranks with the same global batch."""
-        return {"epoch": self._epoch, "batch": self._batch, **self._same()}
+        quarantined = {name: len(split.quarantined) for name, split in self.dataset.splits.items()}
+        return {"epoch": self._epoch, "batch": self._batch, "quarantined": quarantined, **self._same()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next pass goes on where `state` was taken, with the very batches that came after it. Raises InputError
-        for a state of other data or options, whose batches would not be those."""
+        """The next pass goes on where `state` was taken, with the very batches that came after it; samples of a folder
+        that were quarantined since then are left out of them. Raises InputError for a state of other data or options,
+        whose batches would not be those."""
+        before = self.dataset.as_quarantined(state.get("quarantined", {}))
+        if self.dataset.fingerprint != before.fingerprint == state.get("data") and not before.remote:
+            self._read(before)
         for name, own in self._same().items():
             if state.get(name) != own:
                 remedy = "make the loader as it was, or begin an epoch anew with set_epoch"
@@ -190,16 +218,19 @@ class ImageLoader:
         return ImageBatch(to_device(images, self.device), to_device(labels, self.device))
 
 
-def _device(device: str | torch.device) -> torch.device:
+def _device(device: int | str | torch.device) -> torch.device:
     """The device with its number, None of a CPU."""
-    found = torch.device(device)
+    try:
+        found = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device {device!r} is not one of torch's: choose cpu or cuda") from None
     if found.type == "cpu":
         return torch.device("cpu")
     if found.type == "cuda":
         prepare_environment()
-        if torch.cuda.is_available():
+        if (found.index or 0) < torch.cuda.device_count():
             return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
-    raise InputError(f"device {device} is not here: choose cpu, or cuda where there is an NVIDIA GPU")
+    raise InputError(f"device {found} is not here: choose cpu, or cuda where there is an NVIDIA GPU")
 
 
 def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:

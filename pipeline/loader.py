@@ -98,6 +98,10 @@ class Loader:
         if self.shuffled:
             check_enough(dataset, split, batch_size)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes pipelines of its own when it reads: they cannot be copied."""
+        return {**vars(self), "_running": None}
+
     def order(self, epoch: int) -> np.ndarray:
         """The epoch's samples as rows (shard, number), num_batches x batch_size x 2, over all ranks."""
         return self.epoch_order.rows(epoch)

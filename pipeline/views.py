@@ -5,6 +5,7 @@ A view says what is random and draws it, from a generator that is seeded with (s
 """
 
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
@@ -40,9 +41,9 @@ class View:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"a view's dtype {self.dtype} is not one of {', '.join(map(str, DTYPES))}")
-        if self.size < 1:
+        if not isinstance(self.size, Integral) or self.size < 1:
             raise InputError(f"a view's size {self.size} is not a number of pixels: choose 1 or more")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if np.shape(self.mean) != (3,) or np.shape(self.std) != (3,) or min(self.std) <= 0:
             raise InputError("a view's mean and std are three numbers each, for R, G and B, and std above 0")
 
     def draw(self, rng: np.random.Generator, images: int) -> list[np.ndarray]:

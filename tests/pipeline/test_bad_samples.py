@@ -57,7 +57,7 @@ def test_bad_images_are_named_and_every_good_one_comes_once(data, tmp_path, caps
 
 def test_too_many_bad_images_stop_it(data, tmp_path):
     copy, _ = overwritten(data, tmp_path, [2, 7])
-    allowed = r"train-000001\.tar: .* --max-bad of `train` allows 1 such: .* verify .*--quarantine"
+    allowed = r"train-000001\.tar: .* max_bad \(`train --max-bad`\) allows 1 such: .* verify .*--quarantine"
     with pytest.raises(InputError, match=allowed):
         list(loader_of(Dataset.load(copy)).epoch(0))
 

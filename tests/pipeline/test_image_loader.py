@@ -1,5 +1,8 @@
 """The public loader: every sample once over any ranks, exact resuming, batches that stay, bad samples, URLs."""
 
+import copy
+import json
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +12,7 @@ import torch
 
 from pipeline import CenterCrop, ImageLoader, InputError, RandomResizedCrop
 from shards.dataset import Dataset
+from shards.verify import verify
 from tests.support.loaders import overwritten, read_jpegs
 from tests.support.remote_sets import cached
 
@@ -112,16 +116,16 @@ def test_a_batch_is_the_callers(data, device, dtype):
             copies.append(batch.images.clone())
             if device == "cuda":
                 torch.cuda._sleep(20_000_000)  # a GPU that is far behind Python
-    for batch, copy in zip(held, copies, strict=True):
-        assert torch.equal(batch.images, copy)
+    for batch, before in zip(held, copies, strict=True):
+        assert torch.equal(batch.images, before)
         batch.images.fill_(1)  # and nobody else's
     loader.set_epoch(0)
     assert_same(ImageLoader(data, loader.view, 12, device=device), loader)
 
 
 def test_a_bad_image_is_named_and_left_out(data, tmp_path, capsys):
-    copy, names = overwritten(data, tmp_path, [2, 5])
-    wanted, got = (ImageLoader(root, SMALL, 8, max_bad=0.05) for root in (data, copy))
+    damaged, names = overwritten(data, tmp_path, [2, 5])
+    wanted, got = (ImageLoader(root, SMALL, 8, max_bad=0.05) for root in (data, damaged))
     missing = 0
     for one, other in zip(wanted, got, strict=True):
         missing += len(one.labels) - len(other.labels)
@@ -132,10 +136,38 @@ def test_a_bad_image_is_named_and_left_out(data, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert all(f"{name} cannot be decoded" in errors for name in names)
     # Alone in its batch it leaves none: of one rank that is passed over, of several it is an error
-    assert sum(len(batch.labels) for batch in ImageLoader(copy, SMALL, 1, max_bad=0.05)) == 94
+    assert sum(len(batch.labels) for batch in ImageLoader(damaged, SMALL, 1, max_bad=0.05)) == 94
     with pytest.raises(InputError, match="no image of a rank's batch can be decoded: choose a larger batch_size"):
         for rank in (0, 1):
-            list(ImageLoader(copy, SMALL, 1, max_bad=0.05, rank=rank, world_size=2))
+            list(ImageLoader(damaged, SMALL, 1, max_bad=0.05, rank=rank, world_size=2))
+
+
+def test_too_many_bad_images_are_quarantined_and_reading_goes_on(data, tmp_path):
+    """As the error says: the rest of the epoch is the one that would have come."""
+    damaged, _ = overwritten(data, tmp_path, [2, 5])
+    with pytest.raises(InputError, match=r"max_bad \(.*\) allows 1 such: .*verify .*can be resumed"):
+        list(ImageLoader(damaged, SMALL, 8))
+    wanted = ImageLoader(damaged, SMALL, 8, max_bad=0.05)
+    stream = iter(wanted)
+    next(stream)
+    state = json.loads(json.dumps(wanted.state_dict()))
+    verify(damaged, decode=True, quarantine=True, workers=1)
+    resumed = ImageLoader(damaged, SMALL, 8)
+    assert resumed.samples == 94
+    resumed.load_state_dict(state)
+    assert resumed.samples == wanted.samples == 96 and resumed.state_dict() == state
+    assert_same(stream, resumed)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))])
+def test_a_copy_goes_on_by_itself(data, copied):
+    loader = ImageLoader(data, SMALL, 24)
+    stream = iter(loader)
+    next(stream)
+    other = copied(loader)
+    rest = list(stream)
+    other.load_state_dict({**other.state_dict(), "batch": 1})
+    assert_same(rest, other)
 
 
 def test_a_url_gives_the_folders_batches(data, tmp_path):
@@ -155,8 +187,17 @@ def test_ranks_are_torchruns_unless_given(data, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"batch_size": 1000}, "batch_size 1000 on 1 ranks: choose at least 1 and at most 96 for the 96 samples"),
-        ({"batch_size": 0}, "choose at least 1"),
+        ({"batch_size": 1000}, "batch_size 1000 on 1 rank: choose at most 96 for 96 samples"),
+        ({"batch_size": 0}, "batch_size 0: give a whole number, 1 or more"),
+        ({"batch_size": "8"}, "batch_size '8': give a whole number"),
+        ({"threads": 0}, "threads 0: give a whole number, 1 or more"),
+        ({"seed": -1}, "seed -1: give a whole number, 0 or more"),
+        ({"shuffle": False}, "shuffle False is not one of 'shards', 'full'"),
+        ({"decode_on": "gpu"}, "decode_on 'gpu' is not one of None, 'device', 'cpu'"),
+        ({"max_bad": 2}, "max_bad 2 is not a share of the samples"),
+        ({"view": "train"}, r"view 'train': give one, as RandomResizedCrop\(224\)"),
+        ({"view": RandomResizedCrop}, r"view <class .*: give one, as RandomResizedCrop\(224\)"),
+        ({"device": "gpu"}, "device 'gpu' is not one of torch's: choose cpu or cuda"),
         ({"rank": 1}, "give rank and world_size together"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2"),
         ({"device": "mps"}, "device mps is not here: choose cpu"),

@@ -173,6 +173,8 @@ def test_colors_vary_as_torchvisions_if_they_are_asked_to(data):
         (CenterCrop, {"size": 300}, "a center crop of 300 does not fit into 256: choose a larger resize"),
         (PaperCrop, {"size": 100}, "choose RandomResizedCrop for another size"),
         (RandomResizedCrop, {"scale": (0.5, 0.1)}, r"scale \(0\.5, 0\.1\) is not two shares"),
+        (RandomResizedCrop, {"size": (64, 64)}, r"size \(64, 64\) is not a number of pixels"),
+        (RandomResizedCrop, {"mean": 0.5}, "mean and std are three numbers each"),
         (RandomResizedCrop, {"hue": 2}, "hue is from 0 to 0.5"),
         (RandomResizedCrop, {"dtype": torch.int64}, "dtype torch.int64 is not one of"),
     ],
