@@ -18,13 +18,14 @@ from shards.index import index_tar, write_index
 from shards.processes import interrupts_noted
 from shards.progress import Progress
 
-# Sums of so many images fit into 16 bits, and their products of two colors, a band at a time, into 32
-EXACT = 255
+EXACT = 255  # so many images' sums fit into 16 bits, and their products of two colors, a band at a time, into 32
 # float32 holds a sum of so many products of int8 exactly, for it is at most 2^22; a band of an image has so many rows
 BLOCK = 256
 # A matrix product is slow on rows of one pixel's R, G and B: of 16 pixels' it has more sums than are wanted, sooner
 ROW = 16 * 3
-BANDS = 16  # of an image: one of them, of 32 images, stays in a core's cache
+LENGTH = SIZE * SIZE * 3  # of an image, bytes
+BANDS = 16  # of an image
+BATCH = 64  # images: so many of a band stay in a core's cache, and are enough for each call to be worth it
 MIDDLE = 128  # what is taken from each number before it is multiplied, so that it fits into int8
 
 
@@ -38,31 +39,53 @@ def products_of(rows: torch.Tensor) -> torch.Tensor:
     return (blocks.mT @ blocks).sum(dim=0, dtype=torch.float64)
 
 
+def unpaired(sums: np.ndarray) -> np.ndarray:
+    """The sums of single numbers, from the sums modulo 2^16 of each and 256 times the next one; the last has none.
+    Args: sums: n uint16, over at most EXACT images. Returns: n uint16."""
+    single: np.ndarray = sums.copy()
+    # The sum of what follows counts 256 times, so that modulo 2^16 only its last 8 bits matter: these are right already
+    single[:-1] -= sums[1:] << 8
+    return single
+
+
 class Sums:
     """Sums over images. They are exact, so that they depend neither on the batches nor on the number of threads.
 
-    total: of each pixel's R, G and B, one after the other, SIZE * SIZE * 3; products: of each two numbers of a row of
-    ROW, less MIDDLE, for each band of pixels, BANDS x ROW x ROW; samples: how many images.
+    total: of each pixel's R, G and B, one after the other, LENGTH; products: of each two numbers of a row of ROW, less
+    MIDDLE, for each band of pixels, BANDS x ROW x ROW; samples: how many images.
     """
 
     def __init__(self, pool: ThreadPoolExecutor, threads: int):
         self.pool, self.threads = pool, threads
-        self.total = np.zeros(SIZE * SIZE * 3)
+        self.total = np.zeros(LENGTH)
         self.products = torch.zeros(BANDS, ROW, ROW, dtype=torch.float64)
         self.samples = 0
+        self.pairs = np.zeros(LENGTH, np.uint16)  # one batch's sums, as `unpaired` takes them
+        self.centered = torch.empty(threads, EXACT * LENGTH // BANDS, dtype=torch.uint8)  # a band's, for each thread
 
     def add(self, images: torch.Tensor) -> None:
         """Adds at most EXACT images, N x SIZE x SIZE x 3 uint8: each thread sums some bands of all of them."""
-        list(self.pool.map(self._add_bands, [images.flatten(1)] * self.threads, range(self.threads)))
+        images = images.flatten(1)
+        list(self.pool.map(self._add_bands, [images] * self.threads, range(self.threads)))
+        self.pairs[-1] = images[:, -1].sum()
+        self.total += unpaired(self.pairs)
         self.samples += len(images)
 
+    @torch.inference_mode()
     def _add_bands(self, images: torch.Tensor, thread: int) -> None:
-        width = SIZE * SIZE * 3 // BANDS
+        width = LENGTH // BANDS
+        centered = self.centered[thread, : len(images) * width].view(len(images), width)
+        rows = centered.view(torch.int8).view(-1, ROW)
+        # Bytes are added two by two, as one number of 16 bits: to widen each of them first takes three times as long
+        even = images.view(torch.int16)
+        odd = torch.from_numpy(images.numpy()[:, 1:-1].view(np.int16))
         for number in range(thread, BANDS, self.threads):
-            band = slice(number * width, (number + 1) * width)
-            self.total[band] += images[:, band].numpy().sum(axis=0, dtype=np.uint16)
-            centered = (images[:, band] ^ MIDDLE).view(torch.int8)  # x - 128 in two's complement
-            self.products[number] += products_of(centered.view(-1, ROW))
+            pairs = slice(number * width // 2, (number + 1) * width // 2)
+            self.pairs[0::2][pairs] = even[:, pairs].sum(dim=0, dtype=torch.int16)
+            self.pairs[1:-1:2][pairs] = odd[:, pairs].sum(dim=0, dtype=torch.int16)
+            band = images[:, number * width : (number + 1) * width]
+            torch.bitwise_xor(band, MIDDLE, out=centered)  # x - 128 in two's complement
+            self.products[number] += products_of(rows)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """The mean image, SIZE x SIZE x 3, and the mean products of a pixel's colors, 3 x 3."""
@@ -86,7 +109,7 @@ def summing(threads: int) -> Iterator[Sums]:
 def compute_stats(dataset: Dataset, threads: int) -> Stats:
     """One pass over the complete train split through DALI, on the CPU, so that the numbers are the same on every
     machine; images that cannot be decoded do not count."""
-    loader = Loader(dataset, "train", "patch", batch_size=32, settings=Settings(threads))
+    loader = Loader(dataset, "train", "patch", batch_size=BATCH, settings=Settings(threads))
     with interrupts_noted() as interrupts, summing(threads) as sums, Progress("stats", len(loader.samples)) as progress:
         for batch in loader.epoch(0):
             images, counted = batch.images[: batch.valid], batch.labels[: batch.valid] != BAD_LABEL

@@ -25,7 +25,7 @@ from bench.harness.record import heading, json_option, write_report
 from bench.harness.turns import interleaved, ratios, summarize
 from bench.studies.data_path import show, unpack
 from bench.studies.sharding.codecs import pillow_decode, psnr
-from pipeline.compute_stats import summing
+from pipeline.compute_stats import BATCH, summing
 from pipeline.geometry import CENTER, CROP, SIZE
 from pipeline.loader import Batch, Loader
 from pipeline.settings import Settings
@@ -35,7 +35,7 @@ from shards.formats import open_image
 from shards.images import prepare, scaled_square
 from shards.processes import cores
 
-QUALITIES, BATCH = (85, 90, 95), 32
+QUALITIES = (85, 90, 95)
 CROPPED = np.s_[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
 
 

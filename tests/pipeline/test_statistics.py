@@ -46,6 +46,22 @@ def test_the_sums_are_exact(monkeypatch, vnni):
     assert mean[0, 0, 1] == 255 - 1 / 256 and (products == expected).all()
 
 
+@pytest.mark.parametrize("vnni", [False, torch.cpu._is_vnni_supported()])
+@pytest.mark.parametrize(("threads", "batches"), [(1, [40]), (3, [1, 7, 32]), (17, [33, 7])])
+def test_the_sums_depend_on_neither_batches_nor_threads(monkeypatch, vnni, threads, batches):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    random = np.random.default_rng(1)
+    # Full range, and columns of mostly 255: these go beyond 8 bits and beyond half of 16 in their neighbors' way
+    images = np.maximum(random.integers(0, 256, (40, 256, 256, 3)), random.integers(0, 2, (256, 256, 3)) * 255)
+    with summing(threads) as sums:
+        for part in torch.from_numpy(images.astype(np.uint8)).split(batches):
+            sums.add(part)
+    mean, products = sums.moments()
+    np.testing.assert_array_equal(mean, images.sum(axis=0) / 40)
+    pixels = images.reshape(-1, 3)
+    np.testing.assert_array_equal(products, pixels.T @ pixels / len(pixels))
+
+
 def test_a_bad_image_does_not_count_in_the_statistics(data, tmp_path):
     copy, _ = overwritten(data, tmp_path, [4])
     stats = compute_stats(Dataset.load(copy), threads=1)
