@@ -56,6 +56,14 @@ def tick(images: int, bytes: int) -> None:
             raise Cancelled
 
 
+def tick_upload(bytes: int) -> None:
+    """For a job to call when it has uploaded this many more bytes; fewer than none for those that were lost."""
+    counters = _Worker.counters
+    if counters is not None:
+        with counters.get_lock():
+            counters[2] += bytes
+
+
 def _report() -> None:
     counters = _Worker.counters
     if counters is not None:
@@ -83,7 +91,7 @@ def run_jobs(
         return []
     context = multiprocessing.get_context("spawn")
     with shared_memory():
-        counters, cancelled = context.Array("q", 2), context.Event()
+        counters, cancelled = context.Array("q", 3), context.Event()
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, cancelled))
     with Progress(label, total) as progress, interrupts_noted() as interrupts:
         try:
@@ -94,7 +102,8 @@ def run_jobs(
                 ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in ended:
                     future.result()  # raises what the worker raised
-                progress.advance(counters[0] - progress.done, counters[1] - progress.bytes)
+                images, stored, uploaded = counters[:]
+                progress.advance(images - progress.done, stored - progress.bytes, uploaded - progress.uploaded)
                 if interrupts:
                     raise KeyboardInterrupt
             return [future.result() for future in futures]

@@ -59,7 +59,7 @@ class Progress:
         self.label, self.total, self.unit, self.quiet, self.lines = label, total, unit, quiet, lines
         self.then = f", then {then}" if then else ""
         self.pace = Pace()
-        self.done = self.bytes = 0
+        self.done = self.bytes = self.uploaded = 0
         self.began = self.printed = time.monotonic()
         self.shown: int | None = None  # how many were done when a plain line was printed
         self.bar = None
@@ -83,10 +83,11 @@ class Progress:
         elif kind is None and self.lines and not self.quiet and self.shown != self.done:
             self._line()
 
-    def advance(self, images: int = 1, bytes: int = 0) -> None:
-        """This many more are done, of `bytes` in total."""
+    def advance(self, images: int = 1, bytes: int = 0, uploaded: int = 0) -> None:
+        """This many more are done, of `bytes` in total, and so many bytes more are uploaded."""
         self.done += images
         self.bytes += bytes
+        self.uploaded += uploaded
         if images:
             self.pace.add(time.monotonic(), self.done)
         if self.bar:
@@ -122,7 +123,8 @@ class Progress:
         megabytes = f", {self.bytes / seconds / 1e6:.1f} MB/s" if self.bytes else ""
         if self.unit != "img":
             return f"{self.unit}{megabytes}"
-        return f"{self.done / seconds:.0f} img/s{megabytes}" if self.lines else ""
+        uploaded = f", {self.uploaded / 1e6:.0f} MB uploaded" if self.uploaded else ""
+        return f"{self.done / seconds:.0f} img/s{megabytes}{uploaded}" if self.lines else ""
 
     def _left(self) -> str:
         """ ", 1 min 2 s left"; empty when there is nothing left, or no evidence yet to tell it by."""

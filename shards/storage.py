@@ -22,6 +22,7 @@ NO_ACCESS = {401: "401 Unauthorized", 403: "403 Forbidden", 407: "407 Proxy Auth
 TRY_AGAIN = {408, 425, 429}  # of HTTP's 4xx; the others mean that it is no use
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 CONNECTIONS = 32  # to one storage at the same time
+PARTS_AT_ONCE = 2  # of a file that is written, of 50 MiB each: more fill the memory of workers that upload a file each
 MAX_NAME = 200  # bytes of a file's name, so that a temporary one fits into a file system's 255
 # What tells a file's versions apart, by its name in the storages' libraries: a digest of its content, or a time
 DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id")
@@ -104,13 +105,18 @@ class Storage:
         if self.url.startswith("http"):
             raise InputError(f"{self.url} cannot be written to: http(s) is for reading; give a bucket, such as s3://")
 
-    def put(self, path: Path, name: str) -> None:
-        """Writes a local file there, and compares the size that the storage says it has."""
+    def put(self, path: Path, name: str, sent: Callable[[int], None] = lambda _: None) -> None:
+        """Writes a local file there, and compares the size that the storage says it has. Args: sent: is told, now and
+        then, how many of the file's bytes have been."""
+        from fsspec.callbacks import Callback
+
         self.check_protocol_writes()
         files, root = self._file_system()
+        options = {"max_concurrency": PARTS_AT_ONCE} if self.url.startswith("s3") else {}
 
         def send() -> None:
-            files.put_file(str(path), f"{root}/{name}")
+            told = Callback(hooks={"sent": lambda _, value, **__: sent(value)})
+            files.put_file(str(path), f"{root}/{name}", callback=told, **options)
             files.invalidate_cache()
             length = path.stat().st_size
             try:

@@ -31,7 +31,7 @@ from shards.errors import InputError
 from shards.index_cache import user_cache
 from shards.output_folder import COPY, begin, claimed, done_marker, finish
 from shards.parts import Part
-from shards.processes import tick
+from shards.processes import tick, tick_upload
 from shards.remote import MAX_PREFETCH, MIN_SHARDS, Remote
 from shards.sources.copy_url import RECORD
 from shards.storage import Storage
@@ -211,10 +211,22 @@ def upload_shard(job: ShardJob, out: Storage, listing: Listing) -> WrittenShard:
             return done
     written = write_shard(job)
     for path in (tar, index, marker) if written.shard else (marker,):
-        out.put(path, path.name)
+        out.put(path, path.name, _Uploaded().add)
     for path in (marker, index, tar):
         path.unlink(missing_ok=True)
     return written
+
+
+class _Uploaded:
+    """Reports what is uploaded of a file to the progress display."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def add(self, bytes: int) -> None:
+        """So many are, all in all: fewer than before when the upload is tried again."""
+        tick_upload(bytes - self.bytes)
+        self.bytes = bytes
 
 
 def _read_back(dataset: Dataset, out: Storage, folder: Path) -> Dataset:

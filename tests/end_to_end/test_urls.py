@@ -72,6 +72,8 @@ def test_shard_writes_to_a_bucket_what_it_writes_to_a_folder(images, data, s3, t
     s3.create_bucket(Bucket="written")
     options = ["--shard-size", 400_000, "--workers", 1, "--cache", tmp_path]
     done = run_here("shard", images, "--out", "s3://written/set", *options)
+    uploaded = sum(path.stat().st_size for path in data.glob("train*.tar")) / 1e6
+    assert f" MB/s, {uploaded:.0f} MB uploaded" in done.stderr
     assert "Data set written to s3://written/set\n" in done.stdout and not [*(tmp_path / "uploads").iterdir()]
     keys = [found["Key"] for found in s3.list_objects_v2(Bucket="written")["Contents"]]
     assert sorted(keys) == [f"set/{path.name}" for path in sorted(data.iterdir())]
