@@ -131,10 +131,10 @@ class Flusher:
 
 
 @contextmanager
-def locked(folder: Path, wait: float = 0, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path, wait: float = 0, shared: bool = False, named: str = "") -> Iterator[None]:
     """Locks a folder, so that no other command of this project writes to it; `shared`: but for those that share it,
-    too. Where the file system has no locks, that is said once. Raises InputError when another still has the lock after
-    `wait` seconds, or there is no such folder."""
+    too; `named`: what users know it by, if not by its path. Where the file system has no locks, that is said once.
+    Raises InputError when another still has the lock after `wait` seconds, or there is no such folder."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -147,7 +147,7 @@ def locked(folder: Path, wait: float = 0, shared: bool = False) -> Iterator[None
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    text = f"another command is writing to {folder}: wait for it, or choose another folder"
+                    text = f"another command is writing to {named or folder}: wait for it, or choose another folder"
                     raise InputError(text) from None
                 time.sleep(0.1)
             except OSError as error:

@@ -25,12 +25,13 @@ def done_marker(tar: Path) -> Path:
 
 
 @contextmanager
-def claimed(out: Path, option: str = "--out") -> Iterator[None]:
-    """Creates and locks the folder of an option, and removes it at the end if it is new and still empty."""
+def claimed(out: Path, option: str = "--out", named: str = "") -> Iterator[None]:
+    """Creates and locks the folder of an option, and removes it at the end if it is new and still empty. Args: named:
+    as of `locked`."""
     is_new = not out.exists()
     make_output_folder(out, option)
     try:
-        with locked(out):
+        with locked(out, named=named):
             try:
                 yield
             finally:

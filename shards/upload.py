@@ -64,7 +64,7 @@ def uploading(
     folder = _folder(out, cache)
     if options.cluster and isinstance(root, Path):  # whose workers have another current folder
         root = root.absolute()
-    with _staging(folder):
+    with _staging(out, folder):
         _try_writing(out, folder)
         if RECORD in out.list():
             _copy(out, RECORD, folder)
@@ -88,7 +88,7 @@ def upload_part(root: Path, out: Storage, options: ConvertOptions, part: Part, c
     """Writes a part's shards to the URL, which other parts may be writing to, and returns a line that says so.
     Arguments and errors are those of `uploading`."""
     folder = _folder(out, cache, str(part))
-    with _staging(folder):
+    with _staging(out, folder):
         _try_writing(out, folder)
         listed = list_images(root, options, folder, partial(_finished, out, folder))
         if isinstance(listed, Dataset):
@@ -113,10 +113,11 @@ def _folder(out: Storage, cache: Path | None, part: str = "") -> Path:
 
 
 @contextmanager
-def _staging(folder: Path) -> Iterator[None]:
-    """Makes and locks the staging folder. At the end it is deleted, unless it holds what another run continues with."""
+def _staging(out: Storage, folder: Path) -> Iterator[None]:
+    """Makes and locks the staging folder of a URL. At the end it is deleted, unless it holds what another run continues
+    with."""
     try:
-        with claimed(folder, "--cache"):
+        with claimed(folder, "--cache", str(out)):
             try:
                 yield
             finally:

@@ -260,6 +260,15 @@ def test_a_full_disk_is_said_and_what_was_uploaded_stays(convert, at_url, wanted
     assert at_url() == wanted
 
 
+def test_two_commands_on_one_machine_and_a_cache_that_cannot_be_are_one_line(convert, proxy, tmp_path):
+    url = f"s3://{proxy.bucket}/set"
+    with pytest.raises(InputError, match=rf"another command is writing to {url}: wait for it"):
+        convert(meanwhile=convert)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--cache .*/file/uploads/.* cannot be written \(Not a directory\)"):
+        convert(cache=tmp_path / "file")
+
+
 CONVERT = """
 import sys
 from pathlib import Path
