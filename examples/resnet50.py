@@ -40,6 +40,8 @@ def main(words: list[str] | None = None) -> None:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
 
     # The loaders come first: they set what CUDA reads when it starts
+    if args.batch_size % world_size:
+        raise SystemExit(f"--batch-size {args.batch_size} does not divide by {world_size} processes: choose a multiple")
     ours, size = args.batch_size // world_size, args.size
     train = ImageLoader(args.data, RandomResizedCrop(size, channels_last=on_gpu), ours, device=device)
     val = ImageLoader(args.data, CenterCrop(size, resize=size * 8 // 7, channels_last=on_gpu), ours, device=device)
@@ -70,11 +72,11 @@ def main(words: list[str] | None = None) -> None:
             torch.save({**state, "step": step, "errors": errors}, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
 
-    last_step = step + args.steps if args.steps else args.epochs * len(train)
-    while step < args.epochs * len(train):
-        for images, labels in train:
-            for group in optimizer.param_groups:
-                group["lr"] = args.lr * 0.1 ** (step // len(train) // 30)
+    last_step = step + args.steps if args.steps else None
+    while len(errors) < args.epochs:
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * 0.1 ** (len(errors) // 30)
+        for images, labels in train:  # after resuming the rest of an epoch, which may be none of it
             with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
                 loss = nn.functional.cross_entropy(parallel(images), labels)
             optimizer.zero_grad()

@@ -4,6 +4,7 @@ import runpy
 from contextlib import closing
 from multiprocessing import get_context
 
+import pytest
 import torch
 
 from tests.conftest import PROJECT, free_port
@@ -35,11 +36,22 @@ def test_it_trains_and_continues_to_the_same_weights(data, tmp_path, capsys):
     step, errors, whole = trained(tmp_path / "whole")
     assert step == 2 * 96 // 24 and len(errors) == 2
     assert "epoch 2 top-1 error" in capsys.readouterr().out
+    killed = torch.load(tmp_path / "whole" / "checkpoint.pt")  # with the last step saved, before it was evaluated
+    killed |= {"errors": errors[:1], "train": {**killed["train"], "epoch": 1, "batch": 96 // 24}}
+    torch.save(killed, tmp_path / "whole" / "checkpoint.pt")
+    run({}, "--data", data, "--out", tmp_path / "whole")
+    assert trained(tmp_path / "whole")[:2] == (step, errors)
     for steps in (3, 2, 9):  # in the middle of both epochs
         run({}, "--data", data, "--out", tmp_path / "parts", "--steps", steps)
     step, resumed_errors, parts = trained(tmp_path / "parts")
     assert step == 8 and resumed_errors == errors
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_batch_that_does_not_divide_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    with pytest.raises(SystemExit, match="--batch-size 24 does not divide by 5 processes: choose a multiple"):
+        run({}, "--data", data, "--out", tmp_path)
 
 
 def test_two_ranks_train_it(data, tmp_path):
