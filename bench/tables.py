@@ -453,7 +453,7 @@ def _answer(report: Report) -> str:
     where = machine.get("gpu") or f"{machine['cores']} cores, without a GPU"
     data = f" --data {report['data']['name']}" if report["data"] else ""
     command = f"python cli.py study {report['study']}{data} --out studies --seeds {report['seeds']}"
-    lines = "\n".join(f"- {line}" for line in report["text"])
+    lines = "\n".join(f"{'  ' if line.startswith(' ') else ''}- {line.strip()}" for line in report["text"])
     return f"`{command}{' --full' * report['full']}` on {where}:\n\n{lines}"
 
 

@@ -16,7 +16,7 @@ class About(NamedTuple):
 PARTS = "three seeds of each net, an eighth of the kernels, three epochs"
 STUDIES = {
     "relu-vs-tanh": About(
-        "Why ReLU (3.1, figure 1)?", "paper.relu_vs_tanh", "2,000 images, three seeds: about 10 minutes", "CIFAR-10"
+        "Why ReLU (3.1, figure 1)?", "paper.relu_vs_tanh", "2,000 images, three seeds: about 15 minutes", "CIFAR-10"
     ),
     "towers": About(
         "Do two towers change the result, and do they specialize (3.2, figure 3)?",

@@ -15,23 +15,26 @@ CHUNK = 1000  # images of an evaluation
 
 
 Activation = Literal["relu", "tanh"]
+# "scaled": images of variance 1, and initial weights that keep the size of the signal, by the activation's gain over
+# the root of what is summed. "release": as the 2012 release's example-layers/layers-18pct.cfg, images of 0..255 less
+# their mean and initial weights N(0, 0.01), in the first layer N(0, 0.0001)
+Start = Literal["scaled", "release"]
 
 
 class Shape(NamedTuple):
     """kernels: of three convolutions of 5 x 5, each followed by pooling of 3 with stride 2; hidden: neurons of dense
-    layers before the last; activation: "relu" or "tanh"."""
+    layers before the last."""
 
     kernels: tuple[int, int, int]
     hidden: tuple[int, ...] = ()
     activation: Activation = "relu"
+    start: Start = "scaled"
 
 
 class SmallNet(nn.Module):
     """Three convolutions and a dense layer, as the 2012 release's examples for CIFAR-10 have them: the first is pooled
-    by its maximum and the others by their mean. Input: N x 3 x 32 x 32, of mean 0 and variance 1; output: logits.
-
-    Initial weights keep the size of the signal, by the activation's gain over the root of what is summed; biases are 0.
-    """
+    by its maximum and the others by their mean. Input: N x 3 x 32 x 32, of `Prepare`; output: logits. Biases begin
+    with 0."""
 
     def __init__(self, shape: Shape, classes: int, seed: int):
         super().__init__()
@@ -46,7 +49,10 @@ class SmallNet(nn.Module):
         with torch.no_grad():
             for layer in (*self.convolutions, *self.dense):
                 assert isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None
-                layer.weight.normal_(0, gain / layer.weight[0].numel() ** 0.5, generator=rng)
+                std = gain / layer.weight[0].numel() ** 0.5
+                if shape.start == "release":
+                    std = 1e-4 if layer is self.convolutions[0] else 0.01
+                layer.weight.normal_(0, std, generator=rng)
                 layer.bias.zero_()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -71,11 +77,12 @@ class SmallNet(nn.Module):
 
 
 class Prepare:
-    """uint8 images to the net's input: the training set's mean image subtracted, divided by the standard deviation."""
+    """uint8 images to the net's input: the training set's mean image subtracted; "scaled", divided by the standard
+    deviation."""
 
-    def __init__(self, images: Tensor):
+    def __init__(self, images: Tensor, start: Start = "scaled"):
         self.mean = images.float().mean(dim=0)
-        self.scale = 1 / images.float().std().item()
+        self.scale = 1 / images.float().std().item() if start == "scaled" else 1.0
 
     def __call__(self, images: Tensor) -> Tensor:
         prepared = (images.float() - self.mean) * self.scale

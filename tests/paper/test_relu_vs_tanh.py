@@ -9,7 +9,7 @@ from paper import relu_vs_tanh as study
 from paper.ablation import Images
 from paper.images import ImageSet
 from paper.job import Job
-from paper.small_net import Shape, SmallNet, orders, subset, wrong_share
+from paper.small_net import Prepare, Shape, SmallNet, orders, subset, wrong_share
 
 
 def made_images(count, classes=2):
@@ -34,15 +34,13 @@ def tiny(monkeypatch):
 
 def test_the_whole_way(tmp_path, tiny):
     found = study.trials(MadeJob(None, tmp_path, 2, torch.device("cpu"), False))
-    about = study.answer(found)
-    for activation in study.ACTIVATIONS:
-        rates = [one["lr"] for one in about["search"][activation]]
-        best = about["lr"][activation]
-        assert best / 2 in rates and best * 2 in rates and len(about["epochs"][activation]) == 2
-    assert len(about["ratios"]) == 2 and about["ratio"]["lowest"] > 0
-    assert "times as fast; paper: 6 times" in "\n".join(study.text(about))
-    root = ElementTree.fromstring(study.pictures(found)["relu-vs-tanh"])
-    assert len([one for one in root.iter() if one.tag.endswith("polyline")]) == 5  # two nets of each, and 25 %
+    for start, about in study.answer(found)["starts"].items():
+        for activation in study.ACTIVATIONS:
+            rates = [one["lr"] for one in about["search"][activation]]
+            best = about["lr"][activation]
+            assert best / 2 in rates and best * 2 in rates and len(about["epochs"][activation]) == 2
+        root = ElementTree.fromstring(study.pictures(found)[f"relu-vs-tanh-{start}"])
+        assert len([one for one in root.iter() if one.tag.endswith("polyline")]) == 5  # two nets of each, and 25 %
     again = study.trials(MadeJob(None, tmp_path, 2, torch.device("cpu"), False))
     assert again == found
     anew = study.trials(MadeJob(None, tmp_path / "anew", 2, torch.device("cpu"), False))
@@ -64,14 +62,37 @@ def test_the_search_ends_between_two_slower_learning_rates():
     assert min(tried, key=lambda rate: study.speed(tried[rate])) == 0.04
 
 
-def test_a_net_that_never_arrives_leaves_no_ratio():
-    trials = [
-        {"activation": name, "lr": 0.1, "seed": seed, "curve": [(0.5, 0.9)], "epochs": 2.0 if name == "relu" else None}
+def made_trials(**epochs):
+    """A search and a seed of each activation, in either start: when it arrived, in a training of 10 epochs."""
+    return [
+        {"start": start, "activation": name, "lr": 0.1, "seed": seed, "curve": [(10.0, 0.9)], "epochs": epochs[name]}
+        for start in study.FIRST_LR
         for name in study.ACTIVATIONS
         for seed in (0, study.SEARCH_SEED)
     ]
-    assert study.answer(trials)["ratio"] is None
-    assert "no ratio" in study.text(study.answer(trials))[-1]
+
+
+@pytest.mark.parametrize(
+    ("relu", "tanh", "said"),
+    [
+        (2.0, 8.0, "ReLU is 4.0 (4.0 to 4.0) times as fast; paper: 6 times"),
+        (2.0, None, "ReLU is more than 5.0 (5.0 to 5.0) times as fast"),
+        (None, 8.0, "ReLU did not reach the target, so there is no ratio"),
+    ],
+)
+def test_a_net_that_does_not_arrive_is_told(relu, tanh, said):
+    about = study.answer(made_trials(relu=relu, tanh=tanh))
+    assert said in study.text(about)[0]
+
+
+def test_the_start_of_the_release_is_that_of_its_layer_file():
+    images = made_images(64).images
+    net = SmallNet(Shape((16, 16, 32), start="release"), 2, 0)
+    spreads = [layer.weight.std().item() for layer in (*net.convolutions, *net.dense)]
+    assert spreads == pytest.approx([1e-4, 0.01, 0.01, 0.01], rel=0.1)
+    prepared = Prepare(images, "release")(images)
+    torch.testing.assert_close(prepared, images - images.float().mean(dim=0))
+    assert Prepare(images)(images).std().item() == pytest.approx(prepared.std().item() / images.float().std().item())
 
 
 def test_a_net_is_of_its_seed_and_its_signal_keeps_its_size():
