@@ -358,7 +358,7 @@ def quality() -> str:
     rows.append(["rate of `stats` / of its pipeline alone", *(f"{ratio:.2f}" for ratio in ratios)])
     return (
         table(["", *kinds], rows)
-        + f"\n\nMedians (`python -m bench.studies.quality`), {report['machine']['cores']} cores."
+        + f"\n\nMedians (`python -m bench.studies.quality`), {report['machine']['cores']} cores, also used by others."
     )
 
 
