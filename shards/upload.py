@@ -39,6 +39,7 @@ from shards.wording import counted
 from shards.write_shard import ShardJob, WrittenShard, parse_marker, write_shard
 
 READ_BACK = ".read-back"  # the staging folder's cache of shards that the statistics are computed from
+LEAST_READ_BACK = 2**30  # bytes of it, at least: of tiny shards, many are in use at the same time
 
 Listing = Mapping[str, int | None]  # the files at the URL, by name, and their bytes
 
@@ -233,7 +234,8 @@ class _Uploaded:
 def _read_back(dataset: Dataset, out: Storage, folder: Path) -> Dataset:
     """The data set as it is read at the URL, through a cache of some shards, where it has no `dataset.json` yet."""
     largest = max(shard.bytes for split in dataset.splits.values() for shard in split.shards)
-    remote = Remote(out.url, folder / READ_BACK, limit=(MIN_SHARDS + MAX_PREFETCH) * largest)
+    limit = max((MIN_SHARDS + MAX_PREFETCH) * largest, LEAST_READ_BACK)
+    remote = Remote(out.url, folder / READ_BACK, limit=limit)
     copies = folder / READ_BACK / "set"
     copies.mkdir(parents=True, exist_ok=True)
     return replace(dataset, root=copies, remote=remote)
