@@ -120,7 +120,8 @@ def _on_worker(function: Callable[..., WrittenShard], job: tuple[Any, ...], vers
         )
     shard: ShardJob = job[0]
     out = "--out" if function is write_shard else "--cache"  # where shards wait for their upload
-    for option, folder, needed in (("--imagenet-root", shard.root, shard.root), (out, shard.tar.parent, shard.catalog)):
+    # A copy of images at a URL is in the other folder, so that is looked for first
+    for option, folder, needed in ((out, shard.tar.parent, shard.catalog), ("--imagenet-root", shard.root, shard.root)):
         if not needed.exists():
             remedy = "give a folder that all workers see under that name"
             raise InputError(f"the worker on {host} does not see {option} {folder}: {remedy}")

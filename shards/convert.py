@@ -119,12 +119,13 @@ def write_dataset(root: Path | Storage, out: Path, options: ConvertOptions = DEF
 
 class Listed(NamedTuple):
     """A source whose images are listed in the file `catalog`, in these splits; `plan` identifies the data set that it
-    becomes."""
+    becomes; `where` is the source's folder or URL, to be shown."""
 
     source: Source
     catalog: Path
     splits: tuple[str, ...]
     plan: str
+    where: str
 
 
 Finished = Callable[[str], Dataset | None]  # the data set of a plan, if it is finished
@@ -155,11 +156,11 @@ def _list_copy(url: Storage, options: ConvertOptions, folder: Path, finished: Fi
     def notice(lines: Sequence[str], strict: bool) -> None:
         give_notice([by_url(line, url, folder) for line in lines], strict)
 
-    root = copy_files(url, files, folder, options.kind)
+    root = copy_files(url, files, folder, options.kind, options.workers or cores())
     with named_by_url(url, folder):
         listed = _list_folder(root, options, folder, finished, notice)
     write_record(folder, key, listed.plan)
-    return listed
+    return listed._replace(where=str(url)) if isinstance(listed, Listed) else listed
 
 
 def _list_folder(
@@ -184,7 +185,7 @@ def _list_folder(
     notice(source.notices, options.strict)
     plan = plan or _plan(options, source, catalog.digest())
     catalog.close()
-    return finished(plan) or Listed(source, path, tuple(names), plan)
+    return finished(plan) or Listed(source, path, tuple(names), plan, str(root))
 
 
 def refuse_among_images(root: Path | Storage, out: Path | Storage) -> None:
@@ -306,7 +307,7 @@ def write_splits(
     for name in listed.splits:
         splits[name] = combined(write(name, shard_jobs(listed, out, name, options)), len(source.classes))
         try:
-            check(splits[name], name, source.root, options.strict)
+            check(splits[name], name, listed.where, options.strict)
         except InputError:
             discard()
             raise
@@ -344,7 +345,7 @@ def combined(written: list[WrittenShard], classes: int) -> Split:
     )
 
 
-def check(split: Split, name: str, root: Path, strict: bool) -> None:
+def check(split: Split, name: str, root: Path | str, strict: bool) -> None:
     """Raises InputError when a split has no image, or has skipped one although that is not allowed."""
     first = split.skipped[0] if split.skipped else None
     if not split.shards and not first:

@@ -5,6 +5,7 @@ the images extracted from parquet files, and a done marker for each finished sha
 `shards.parts`.
 """
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from shards.atomic import atomic_write, locked, make_output_folder
 from shards.dataset import FILE, PLAN, Dataset
 from shards.errors import InputError
 from shards.hidden import visible
+from shards.progress import Progress
 
 CATALOG, SCRATCH, PARTS = ".catalog", ".scratch", ".part-*"
 COPY = ".source"  # the folder of a copy of what is at a URL: `shards.sources.copy_url`
@@ -85,8 +87,20 @@ def discard(out: Path, splits: Iterable[str]) -> None:
 
 def finish(out: Path) -> None:
     """Removes the hidden files of a conversion that is complete, the copy of its source too."""
-    shutil.rmtree(out / COPY, ignore_errors=True)
+    remove_copy(out)
     clear(out)
+
+
+def remove_copy(folder: Path) -> None:
+    """Removes the copy of a source at a URL, if there is one: as many files as it has images, perhaps."""
+    if not (folder / COPY).exists():
+        return
+    with Progress("remove the copy", None, unit="files") as progress:
+        for within, _, names in os.walk(folder / COPY):
+            for name in names:
+                os.unlink(os.path.join(within, name))
+            progress.advance(len(names))
+    shutil.rmtree(folder / COPY)
 
 
 def clear(out: Path) -> None:

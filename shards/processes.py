@@ -44,13 +44,13 @@ class _Worker:
 
 
 def tick(images: int, bytes: int) -> None:
-    """For a job to call when it has done this many more images, of this many bytes. Raises Cancelled when the job
-    should end."""
+    """For a job to call when it has done this many more images, of this many bytes; with none while it waits. Raises
+    Cancelled when the job should end."""
     if _Worker.counters is None:
         return  # the job does not run in a worker
     _Worker.images += images
     _Worker.bytes += bytes
-    if _Worker.images >= REPORT_EVERY:
+    if _Worker.images >= REPORT_EVERY or not images:
         _report()
         if _Worker.cancelled and _Worker.cancelled.is_set():
             raise Cancelled
@@ -79,13 +79,18 @@ def cores() -> int:
 
 
 def run_jobs(
-    function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], workers: int, label: str, total: int | None
+    function: Callable[..., Result],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: int,
+    label: str,
+    total: int | None,
+    unit: str = "img",
 ) -> list[Result]:
     """`function(*job)` for every job, in at most `workers` processes; returns the results in the jobs' order.
 
-    Args: function: a module's own, not a script's, whose jobs call `tick`; label, total: of the progress display, total
-    in images or None when it is unknown. Raises: what a job raised first, after the others have ended; InputError when
-    a worker was killed.
+    Args: function: a module's own, not a script's, whose jobs call `tick`; label, total, unit: of the progress
+    display, total in images, or what `unit` names, or None when it is unknown. Raises: what a job raised first, after
+    the others have ended; InputError when a worker was killed.
     """
     if not jobs:
         return []
@@ -93,7 +98,7 @@ def run_jobs(
     with shared_memory():
         counters, cancelled = context.Array("q", 3), context.Event()
         pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (counters, cancelled))
-    with Progress(label, total) as progress, interrupts_noted() as interrupts:
+    with Progress(label, total, unit=unit) as progress, interrupts_noted() as interrupts:
         try:
             with _interrupts_blocked(), _main_hidden():
                 futures = [pool.submit(_job, function, job) for job in jobs]

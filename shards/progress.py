@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 10.0  # seconds between plain lines
@@ -39,7 +39,8 @@ class Pace:
 
 
 class Progress:
-    """Counts images, or what `unit` names, up to `total` (None if it is unknown), as a context manager.
+    """Counts images, or what `unit` names, up to `total` (None if it is unknown), as a context manager. With the unit
+    "MB" it counts bytes.
 
     `lines=False` prints no plain lines and no rate, where the caller gives better ones to `say` and `note`;
     `quiet=True` prints nothing (a rank other than the first). `then` names what the command does after this, which the
@@ -64,7 +65,8 @@ class Progress:
         self.shown: int | None = None  # how many were done when a plain line was printed
         self.bar = None
         if not quiet and sys.stderr.isatty():
-            columns: list[ProgressColumn] = [TextColumn(label), BarColumn(), MofNCompleteColumn()]
+            columns: list[ProgressColumn] = [TextColumn(label), BarColumn()]
+            columns += [DownloadColumn() if unit == "MB" else MofNCompleteColumn()]
             columns += [TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")]
             columns += [TextColumn("{task.fields[left]}")]
             self.bar = Bar(*columns, console=Console(stderr=True))
@@ -114,17 +116,22 @@ class Progress:
         self.printed, self.shown = time.monotonic(), self.done
         unfinished = self.total is not None and self.done < self.total
         ending = self._left() if unfinished else f", {self.printed - self.began:.1f} s in all"
-        of = f"/{self.total}" if self.total is not None else ""
-        rate = f"img, {self._rate()}" if self.unit == "img" else self._rate()
-        print(f"{self.label}: {self.done}{of} {rate}{ending}", file=sys.stderr, flush=True)
+        size = 10**6 if self.unit == "MB" else 1
+        of = f"/{self.total // size}" if self.total is not None else ""
+        rate = f", {self._rate()}" if self.unit in ("img", "MB") else ""
+        print(f"{self.label}: {self.done // size}{of} {self.unit}{rate}{ending}", file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
+        if self.unit not in ("img", "MB"):
+            return self.unit
+        if not self.lines:
+            return ""
         seconds = max(time.monotonic() - self.began, 1e-9)
+        if self.unit == "MB":
+            return f"{self.done / seconds / 1e6:.1f} MB/s"
         megabytes = f", {self.bytes / seconds / 1e6:.1f} MB/s" if self.bytes else ""
-        if self.unit != "img":
-            return f"{self.unit}{megabytes}"
         uploaded = f", {self.uploaded / 1e6:.0f} MB uploaded" if self.uploaded else ""
-        return f"{self.done / seconds:.0f} img/s{megabytes}{uploaded}" if self.lines else ""
+        return f"{self.done / seconds:.0f} img/s{megabytes}{uploaded}"
 
     def _left(self) -> str:
         """ ", 1 min 2 s left"; empty when there is nothing left, or no evidence yet to tell it by."""

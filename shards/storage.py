@@ -21,7 +21,7 @@ RETRY_DELAYS = (0.5, 1, 2, 4)  # seconds before a request is tried again
 NO_ACCESS = {401: "401 Unauthorized", 403: "403 Forbidden", 407: "407 Proxy Authentication Required"}
 TRY_AGAIN = {408, 425, 429}  # of HTTP's 4xx; the others mean that it is no use
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-CONNECTIONS = 32  # to one storage at the same time
+CONNECTIONS = 16  # to one storage at the same time, of a process
 PARTS_AT_ONCE = 2  # of a file that is written, of 50 MiB each: more fill the memory of workers that upload a file each
 MAX_NAME = 200  # bytes of a file's name, so that a temporary one fits into a file system's 255
 # What tells a file's versions apart, by its name in the storages' libraries: a digest of its content, or a time
@@ -158,7 +158,8 @@ class Storage:
                     ended, pending = wait(pending, return_when=FIRST_COMPLETED)
                     for found, folders in [future.result() for future in ended]:
                         pending |= {threads.submit(self._scan, folder) for folder in folders}
-                        yield list(threads.map(self._with_size, found))
+                        known = all(file.size is not None for file in found)
+                        yield found if known else list(threads.map(self._with_size, found))
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 

@@ -1,8 +1,7 @@
 """A source at a URL: its files are copied beside the data set that they become, and then read as a folder's are.
 
 Everything is listed first: the copy begins as empty files of all names, so that a folder of no known layout is refused
-before anything is fetched. What no layout reads stays empty. A file appears complete, and the time of its last change
-is then a digest of its version at the URL, by which a continued conversion knows what it need not fetch again.
+before anything is fetched. What no layout reads stays empty.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,20 +18,23 @@ from shards.atomic import atomic_write
 from shards.dataset import FILE, PLAN
 from shards.errors import InputError
 from shards.hidden import is_hidden
-from shards.output_folder import COPY
+from shards.output_folder import COPY, remove_copy
+from shards.processes import run_jobs
 from shards.progress import Progress
 from shards.sources.base import SPLIT_NAMES
 from shards.sources.detect import detect
+from shards.sources.fetch import fetch_files, is_copied
 from shards.sources.labels import ANNOTATIONS, DEVKIT, MAPPING, SOLUTION, WORDS
 from shards.sources.left_out import OF_NO_USE, kind_of
-from shards.storage import CONNECTIONS, Storage, StoredFile
+from shards.storage import Storage, StoredFile
 from shards.wording import counted
 
 RECORD = ".source.json"  # beside the data set: which files and options gave it
 LISTS = {SOLUTION, MAPPING, DEVKIT, ANNOTATIONS, *WORDS}
 UNLABELED = re.compile(r"(ILSVRC/)?Data/CLS-LOC/test/")  # Kaggle's test images, which are of no use
 # A library may hold half a gigabyte of a large file, of which it fetches several pieces at the same time
-LARGE, LARGE_AT_ONCE = 64 * 2**20, 2
+LARGE, LARGE_AT_ONCE = 64 * 2**20, 4
+SMALL_JOB = 256  # files
 BLOCK = 4096  # bytes of a disk, of which a file fills the last one in part
 CHANGED = "it was listed a moment ago: run the same command again, which lists the files anew"
 
@@ -56,10 +57,10 @@ def list_files(url: Storage) -> list[StoredFile]:
             files += found
             progress.advance(len(found))
     if not files:
-        remedy = "give one that holds images, parquet files or tars"
+        remedy = "is the bucket, and the folder in it, called so?"
         if url.url.startswith("http"):
-            remedy = "a web server has to list its folders; copy the files here, or give a bucket, such as s3://"
-        raise InputError(f"--imagenet-root {url} has no files: {remedy}")
+            remedy = "a web server has to list its folders: copy the files here, or give a bucket, such as s3://"
+        raise InputError(f"--imagenet-root {url}: no files are listed there; {remedy}")
     folders = {folder for file in files for folder in _folders_above(file.name)}
     both = [file for file in files if file.name in folders]
     if large := next((file for file in both if file.size), None):
@@ -92,9 +93,9 @@ def _data_sets(files: Sequence[StoredFile]) -> set[str]:
     return {name for name in found if name.lower() not in (*SPLIT_NAMES, "data", "ilsvrc")}
 
 
-def copy_files(url: Storage, files: Sequence[StoredFile], folder: Path, kind: str) -> Path:
+def copy_files(url: Storage, files: Sequence[StoredFile], folder: Path, kind: str, workers: int) -> Path:
     """Copies what is read of these files to a folder within `folder`, which is returned, but for what an earlier call
-    has copied. Args: kind: of the source, "auto" to detect it.
+    has copied. Args: kind: of the source, "auto" to detect it; workers: how many processes may fetch.
 
     Raises: InputError for a source of no known layout, when the disk lacks the room, and when a file cannot be fetched.
     """
@@ -102,20 +103,28 @@ def copy_files(url: Storage, files: Sequence[StoredFile], folder: Path, kind: st
     data_sets = _data_sets(files)
     read = [file for file in files if is_read(file.name, data_sets)]
     _remove_others(root, {file.name for file in files})
-    missing = [file for file in read if not _is_copied(root / file.name, file)]
-    _say(url, root, read, missing)
+    missing = [file for file in read if not is_copied(root / file.name, file)]
     _make_empty(root, files)
     if kind == "auto":
-        with named_by_url(url, folder):
-            detect(root)
+        try:
+            with named_by_url(url, folder):
+                detect(root)
+        except InputError:
+            if missing == read:  # nothing is copied yet
+                remove_copy(folder)
+            raise
     if missing:
-        known = all(file.size is not None for file in missing)
-        total = sum(file.size or 0 for file in missing) // 10**6 if known else None
-        with Progress(f"copy {url}", total, unit="MB") as progress:
-            fetching = _Fetching(url, root, progress)
-            fetching.fetch([file for file in missing if (file.size or 0) < LARGE], CONNECTIONS)
-            fetching.fetch([file for file in missing if (file.size or 0) >= LARGE], LARGE_AT_ONCE)
+        _say(url, root, read, missing)
+    small, large = [file for file in missing if not _is_large(file)], [file for file in missing if _is_large(file)]
+    for some, together, processes in ((small, SMALL_JOB, workers), (large, 1, min(workers, LARGE_AT_ONCE))):
+        total = None if any(file.size is None for file in some) else sum(file.size or 0 for file in some)
+        jobs = [(url, root, some[begin : begin + together]) for begin in range(0, len(some), together)]
+        run_jobs(fetch_files, jobs, processes, f"copy {url}", total, unit="MB")
     return root
+
+
+def _is_large(file: StoredFile) -> bool:
+    return (file.size or 0) >= LARGE
 
 
 @contextmanager
@@ -184,101 +193,15 @@ def _make_empty(root: Path, files: Sequence[StoredFile]) -> None:
 
 def _say(url: Storage, root: Path, read: Sequence[StoredFile], missing: Sequence[StoredFile]) -> None:
     """Says what is going to be copied. Raises InputError when the disk lacks the room."""
-    if not missing:
-        print(f"{url} is copied to {root} already", file=sys.stderr, flush=True)
-        return
     size, unknown = sum(file.size or 0 for file in missing), any(file.size is None for file in missing)
-    amount = f"{counted(len(missing), 'file')}, {'at least ' if unknown else ''}{_shown(size)}"
-    rest = f" ({len(read) - len(missing):,} are there)" if len(missing) < len(read) else ""
+    amount = f"{counted(len(missing), 'file')} ({'at least ' if unknown else ''}{_shown(size)})"
+    rest = f"; the other {len(read) - len(missing):,} are there" if len(missing) < len(read) else ""
     until = "it is removed when the data set is complete; until then the same command continues with it"
-    print(f"{url}: {amount}, are copied to {root}{rest}; {until}", file=sys.stderr, flush=True)
+    print(f"{amount} of {url} to copy to {root}{rest}; {until}", file=sys.stderr, flush=True)
     on_disk = sum(-(-(file.size or 0) // BLOCK) * BLOCK for file in missing)
-    existing = next(folder for folder in (root, *root.parents) if folder.exists())
-    if (free := shutil.disk_usage(existing).free) < on_disk:
+    if (free := shutil.disk_usage(root).free) < on_disk:
         raise InputError(f"{root} has room for {_shown(free)}, and {url} needs {_shown(on_disk)}: choose another --out")
 
 
 def _shown(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
-def _stamp(file: StoredFile) -> int:
-    """What the time of a copy's last change is: a digest of the version, in seconds that all file systems have."""
-    return int.from_bytes(hashlib.sha256(file.version.encode()).digest()[:4], "big") >> 1
-
-
-def _is_copied(path: Path, file: StoredFile) -> bool:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return int(status.st_mtime) == _stamp(file) and file.size in (None, status.st_size)
-
-
-class _Fetching:
-    """Threads that fetch files to `root`, and how many bytes they have."""
-
-    def __init__(self, url: Storage, root: Path, progress: Progress):
-        self.url, self.root, self.progress = url, root, progress
-        self.bytes = 0
-        self.lock, self.stopped = threading.Lock(), threading.Event()
-
-    def fetch(self, files: Sequence[StoredFile], threads: int) -> None:
-        """Fetches these files, so many at the same time. Raises what a thread raised first, InputError."""
-        waiting, errors = iter(files), list[BaseException]()
-
-        def work() -> None:
-            try:
-                for file in waiting:
-                    if self.stopped.is_set():
-                        return
-                    self._fetch(file)
-            except BaseException as error:
-                errors.append(error)
-                self.stopped.set()
-
-        # Daemons: a program that is interrupted does not wait for them
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(files)))]
-        for worker in workers:
-            worker.start()
-        try:
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(0.2)
-                    self._show()
-        except BaseException:
-            self.stopped.set()
-            for worker in workers:
-                worker.join(1)  # to remove what is half fetched
-            raise
-        self._show()
-        if errors:
-            raise errors[0]
-
-    def _fetch(self, file: StoredFile) -> None:
-        path, before = self.root / file.name, 0
-
-        def arrived(length: int) -> None:
-            nonlocal before
-            if self.stopped.is_set():
-                raise InputError(f"{self.url}: stopped")
-            with self.lock:
-                self.bytes += length - before
-            before = length
-
-        def check(part: Path) -> None:
-            length = part.stat().st_size
-            if file.size not in (None, length):
-                raise ValueError(f"{length} bytes were received, and the list of files says {file.size}")
-
-        with atomic_write(path) as empty:
-            part = Path(empty.name)
-            self.url.get(file.name, part, check, arrived)
-            arrived(part.stat().st_size)
-            os.utime(part, (_stamp(file), _stamp(file)))
-
-    def _show(self) -> None:
-        """Brings the progress display up to date."""
-        with self.lock:
-            length = self.bytes
-        self.progress.advance(length // 10**6 - self.progress.done, length - self.progress.bytes)

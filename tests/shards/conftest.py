@@ -1,12 +1,13 @@
 """Images in the layouts of their sources, and jobs that run in the test's own process."""
 
 import os
+import time
 from urllib.parse import urlsplit
 
 import pytest
 
 from shards import convert, describe, parts, verify
-from shards.sources import parquet, webdataset
+from shards.sources import copy_url, parquet, webdataset
 from tests.support import source_layouts as layouts
 from tests.support.faulty_proxy import faulty_proxy
 from tests.support.image_kinds import encoded, noise
@@ -20,7 +21,7 @@ def in_this_process(monkeypatch):
     def run_here(function, jobs, *_, **__):
         return [function(*job) for job in jobs]
 
-    for module in (convert, describe, parquet, parts, verify, webdataset):
+    for module in (convert, copy_url, describe, parquet, parts, verify, webdataset):
         monkeypatch.setattr(module, "run_jobs", run_here)
 
 
@@ -50,7 +51,7 @@ def proxy(s3, monkeypatch):
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
         s3fs.S3FileSystem.clear_instance_cache()
-        server.bucket = f"bucket{server.server_port}"
+        server.bucket = f"bucket{time.monotonic_ns()}"  # a port may come back
         s3.create_bucket(Bucket=server.bucket)
         yield server
     s3fs.S3FileSystem.clear_instance_cache()

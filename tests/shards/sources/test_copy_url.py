@@ -1,6 +1,7 @@
 """A source at a URL becomes the data set that a local copy of it becomes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from shards import convert
 from shards.convert import ConvertOptions, write_dataset
 from shards.errors import InputError
+from shards.sources import copy_url
 from shards.sources.copy_url import RECORD, source_at
 from shards.storage import Storage
 from shards.upload import target, uploading
@@ -83,7 +85,7 @@ def test_every_layout_gives_the_bytes_of_a_local_copy(layout, tiny_samples, uplo
     told = capsys.readouterr().err
     assert files(out) == files(tmp_path / "wanted")
     assert [line.replace(url, str(root)) for line in told.splitlines() if line.startswith("notice")] == notices
-    assert "not taken: more-train-001.tar.gz" in told and f"are copied to {out}/.source/imagenet; it is removed" in told
+    assert "not taken: more-train-001.tar.gz" in told and f"of {url} to copy to {out}/.source/imagenet; it" in told
     passed_over = {"more-train-001.tar.gz", "ILSVRC2012_img_test_v10102019.tar", ".plan", "train-000000.tar"}
     passed_over |= {".DS_Store", "ILSVRC2012_test_00000001.JPEG"}
     assert fetched(proxy) == {name.rpartition("/")[2] for name in tree(root)} - passed_over
@@ -220,6 +222,7 @@ CONVERT = """
 import sys
 from pathlib import Path
 from shards.convert import ConvertOptions, write_dataset
+from shards.sources import copy_url
 from shards.sources.copy_url import source_at
 if __name__ == "__main__":
     write_dataset(source_at(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(workers=1))
@@ -262,3 +265,137 @@ def test_images_added_after_the_first_shard_are_refused_in_words(photos, upload,
     s3.put_object(Bucket=proxy.bucket, Key="photos/cats/7.jpg", Body=encoded(noise(size=(40, 32))))
     with pytest.raises(InputError, match=rf"the files at {url}, or the options, have changed since"):
         write_dataset(source_at(url), out, OPTIONS)
+
+
+@pytest.fixture
+def memory():
+    """An empty folder in fsspec's memory."""
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def test_a_folder_of_no_known_layout_is_refused_before_anything_is_fetched(upload, proxy, tmp_path):
+    write(tmp_path / "root" / "train" / "a.jpg", b"in no class folder")
+    write(tmp_path / "root" / "data" / "a.bin", b"what is that?")
+    url = upload(tmp_path / "root" / "train", "set/train")
+    with pytest.raises(InputError, match=rf"--imagenet-root {url} .*may be a split itself: then give {url[:-6]}\)"):
+        write_dataset(source_at(url), tmp_path / "out", OPTIONS)
+    assert not fetched(proxy) and not (tmp_path / "out").exists()
+
+
+def test_a_disk_without_the_room_is_refused_before_anything_is_fetched(photos, upload, proxy, tmp_path, monkeypatch):
+    monkeypatch.setattr(copy_url.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 4 * 4096))
+    url = upload(photos)
+    with pytest.raises(InputError, match=r"\.source/photos has room for 0\.0 MB, and s3://.* needs 0\.0 MB: choose"):
+        write_dataset(source_at(url), tmp_path / "out", OPTIONS)
+    assert not fetched(proxy)
+
+
+def test_what_a_source_says_is_said_of_the_url(upload, tmp_path):
+    write(tmp_path / "set" / "train-0.tar", b"no tar")
+    write(tmp_path / "empty" / "train-0.tar", bytes(1024))
+    write(tmp_path / "photos" / "a" / "1.jpg", b"no image")
+    write(tmp_path / "photos" / "b" / "1.jpg", b"no image")
+    url = upload(tmp_path / "set", "set")
+    with pytest.raises(InputError, match=rf"^{url}/train-0.tar"):
+        write_dataset(source_at(url), tmp_path / "out", OPTIONS)
+    with pytest.raises(InputError, match=r"^s3://[^ ]*/empty: the train split is empty"):
+        write_dataset(source_at(upload(tmp_path / "empty", "empty")), tmp_path / "none", OPTIONS)
+    with pytest.raises(
+        InputError, match=r"--label-key is for parquet files and WebDataset tars, and s3://.*/photos holds"
+    ):
+        write_dataset(
+            source_at(upload(tmp_path / "photos")), tmp_path / "other", ConvertOptions(workers=1, label_key="x")
+        )
+
+
+def test_what_stands_for_a_folder_is_no_file(photos, wanted, upload, proxy, s3, tmp_path):
+    for key in ("photos/", "photos/cats/", "photos/dogs"):
+        s3.put_object(Bucket=proxy.bucket, Key=key, Body=b"")
+    write_dataset(source_at(upload(photos)), tmp_path / "set", OPTIONS)
+    assert files(tmp_path / "set") == wanted
+
+
+@pytest.mark.parametrize(
+    "key, message",
+    [
+        ("train/../../x.jpg", "a file on a disk cannot be called"),
+        ("train/a/./x.jpg", "a file on a disk cannot be called"),
+        ("train//x.jpg", "a file on a disk cannot be called"),
+        ("/x.jpg", "a file on a disk cannot be called"),
+        (f"train/a/{'x' * 201}.jpg", "a file on a disk cannot be called"),
+        ("train/a/1.jpg/2.jpg", r"photos/train/a/1\.jpg is a file and a folder, which a disk cannot hold: rename one"),
+    ],
+)
+def test_names_that_a_disk_cannot_hold_are_refused(key, message, proxy, s3, tmp_path):
+    s3.put_object(Bucket=proxy.bucket, Key="photos/train/a/1.jpg", Body=b"1")
+    s3.put_object(Bucket=proxy.bucket, Key=f"photos/{key}", Body=b"1")
+    with pytest.raises(InputError, match=message):
+        write_dataset(source_at(f"s3://{proxy.bucket}/photos"), tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists() and not fetched(proxy)
+
+
+def test_a_web_server_that_lists_its_folders_is_a_source(photos, serve, tmp_path):
+    (photos / "cats").rename(photos / "big cats")
+    (photos / "dogs" / "0.jpg").rename(photos / "dogs" / "100%20 #1?.jpg")
+    write_dataset(photos, tmp_path / "wanted", OPTIONS)
+    server = serve(tmp_path)
+    write_dataset(source_at(f"{server.url}photos"), tmp_path / "set", OPTIONS)
+    assert files(tmp_path / "set") == files(tmp_path / "wanted")
+
+
+def page(*links):
+    """A web page with these links, in place of a list of files."""
+
+    def answer(handler):
+        content = "".join(f'<a href="{link}">x</a>' for link in links).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+def test_a_web_server_that_lists_nothing_is_one_line(serve, tmp_path):
+    server = serve(tmp_path)
+    for links in ((), ("?C=N;O=D", "../", "../../etc/", "/elsewhere/x.tar", "https://other.example/x.tar", "#top")):
+        server.faults["photos"] = [FOREVER, page(*links)]
+        with pytest.raises(InputError, match=r"no files are listed there; a web server has to list its folders: copy"):
+            write_dataset(source_at(f"{server.url}photos"), tmp_path / "out", OPTIONS)
+    server.faults["photos"] = [FOREVER, page("..%2f..%2fx.tar")]
+    with pytest.raises(InputError, match="a file on a disk cannot be called"):
+        write_dataset(source_at(f"{server.url}photos"), tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("file:///data/images", "is a folder of this machine: give it as /data/images"),
+        ("s3://bucket/a/..", "write it without the dots"),
+        ("s3://key:sesame@bucket/images", "holds credentials"),
+        ("https://host/images?signature=sesame", "without parameters"),
+    ],
+)
+def test_urls_that_are_refused(url, message, run_here, tmp_path):
+    done = run_here("shard", "--imagenet-root", url, "--out", tmp_path / "out", check=False)
+    assert done.returncode == 1 and message in done.stderr and "sesame" not in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_command_takes_a_url_and_its_parts_do_not(photos, memory, run_here, tmp_path):
+    for name, content in tree(photos).items():
+        memory.pipe(f"/far/photos/{name}", content)
+    out = tmp_path / "out"
+    done = run_here("shard", "memory://far/photos", "--out", out, "--workers", 1, "--part", "1/2", check=False)
+    assert done.returncode == 1 and "each part would copy memory://far/photos: copy it to a folder once" in done.stderr
+    assert (
+        "train: 6 samples in 1 shard" in run_here("shard", "memory://far/photos", "--out", out, "--workers", 1).stdout
+    )
+    run_here("shard", photos, "--out", tmp_path / "near")
+    assert files(out) == files(tmp_path / "near") and "stats.npz" in files(out)
