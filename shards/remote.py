@@ -29,7 +29,7 @@ DEFAULT_LIMIT = 64 * 2**30  # bytes of a cache whose size is not given
 MIN_SHARDS = 4  # that a cache has to hold: two splits, each where some ranks still read one shard and others the next
 MAX_PREFETCH = 4  # shards that are fetched while one is read
 CONNECTIONS = 16  # for small files
-COPY_THERE = "copy a complete data set there, written by `python cli.py shard` or `index`"
+COPY_THERE = "copy a complete data set there, or repeat the `python cli.py shard` command that writes it there"
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.tar", re.ASCII)
 
 

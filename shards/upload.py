@@ -208,7 +208,9 @@ def upload_shard(job: ShardJob, out: Storage, listing: Listing) -> WrittenShard:
     tar, index, marker = _files(job)
     if listing[marker.name]:
         done = parse_marker(out.cat(marker.name), job.plan)
-        if done and (not done.shard or (listing[tar.name] == done.shard.bytes and listing[index.name])):
+        about = done and done.shard
+        present = about and about.name == tar.name and about.bytes == listing[tar.name] and listing[index.name]
+        if done and (present or not about):
             tick(len(job.ids), 0)
             return done
     written = write_shard(job)

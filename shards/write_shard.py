@@ -144,7 +144,7 @@ def parse_marker(text: bytes, plan: str) -> WrittenShard | None:
     try:
         content = json.loads(text)
         return _written(from_json(content)) if content.pop("plan") == plan else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

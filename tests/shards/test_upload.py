@@ -131,7 +131,7 @@ def lose(handler):
     handler.end_headers()
 
 
-def test_an_upload_that_fails_is_tried_again_then_reported_and_continued(convert, at_url, wanted, proxy):
+def test_an_upload_that_fails_is_tried_again_then_reported_and_continued(convert, at_url, wanted, s3, proxy):
     faults = {
         "train-000000.tar": close,
         "train-000001.tar": cut_off,
@@ -150,8 +150,12 @@ def test_an_upload_that_fails_is_tried_again_then_reported_and_continued(convert
         assert proxy.requested.count(("PUT", name)) == (1 if fault is slow else 2), name
     proxy.requested.clear()
     proxy.faults.clear()
+    elsewhere = at_url()[".train-000001.done"].replace(b"train-000001.tar", b"../train-0001.tar")
+    for name, damaged in ((".train-000000.done", b'"no marker"'), (".train-000001.done", elsewhere)):
+        s3.put_object(Bucket=proxy.bucket, Key=f"set/{name}", Body=damaged)
     convert()
-    assert not {name for method, name in proxy.requested if method == "PUT"} & faults.keys()
+    tars = {name for method, name in proxy.requested if method == "PUT" and name.endswith(".tar")}
+    assert tars == {"train-000000.tar", "train-000001.tar"}
     assert at_url() == wanted
 
 
