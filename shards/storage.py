@@ -128,22 +128,18 @@ class Storage:
 
         self._retry(send, name, "written")
 
-    def list(self, deep: bool = False) -> dict[str, int | None]:
+    def list(self) -> dict[str, int | None]:
         """The files in the folder, by name, and their bytes, None where the storage does not tell; none when there is
-        no such folder. Args: deep: those in its folders too, by their path."""
+        no such folder."""
         files, root = self._file_system()
 
         def fetch() -> dict[str, int | None]:
             files.invalidate_cache()
             try:
-                found = (
-                    files.find(root, detail=True)
-                    if deep
-                    else {file["name"]: file for file in files.ls(root, detail=True)}
-                )
+                found = files.ls(root, detail=True)
             except FileNotFoundError:
                 return {}
-            sizes = {path: about["size"] for path, about in found.items() if about["type"] == "file"}
+            sizes = {about["name"]: about["size"] for about in found if about["type"] == "file"}
             return {path.removeprefix(f"{root}/"): size for path, size in sorted(sizes.items())}
 
         return self._retry(fetch, "", "listed")
@@ -166,28 +162,33 @@ class Storage:
     def _scan(self, folder: str) -> tuple[Sequence[StoredFile], Sequence[str]]:
         """A folder's own files, and its folders, by their paths ("" for the storage's folder)."""
         files, _ = self._file_system()
+        own = self._path(folder)
 
         def entries() -> Any:
             try:
-                return files.ls(self._path(folder), detail=True)
+                return files.ls(own, detail=True)
             except FileNotFoundError:
                 return []
 
         found, folders = [], []
         for about in self._retry(entries, folder, "listed"):
-            if about["type"] == "file" and about["name"] == self._path(folder) and not folder:
+            is_folder = about["type"] == "directory"
+            if about["name"] == own and not is_folder:
                 raise InputError(f"{self.url} is a file: give the folder that it lies in")
-            name = self._name(folder, about["name"], about["type"] == "directory")
+            # An empty object that stands for the folder itself
+            if about["name"] == own or (about["name"] == f"{own}/" and not is_folder):
+                continue
+            name = self._name(folder, about["name"])
             path = f"{folder}/{name}".lstrip("/")
-            if name and about["type"] == "directory":
+            if name and is_folder:
                 folders.append(path)
             elif name:
                 found.append(StoredFile(path, about["size"], _version(about)))
         return found, folders
 
-    def _name(self, folder: str, path: str, is_folder: bool) -> str:
-        """An entry's name in its folder, from what the storage's library calls its path; "" for what is no entry: the
-        empty object that stands for the folder itself, a web page's links to elsewhere."""
+    def _name(self, folder: str, path: str) -> str:
+        """An entry's name in its folder, from what the storage's library calls its path; "" for what is no entry, as a
+        web page's links to elsewhere."""
         if self._is_http:
             above, _, name = path.removesuffix("/").rpartition("/")
             if unquote(above) != unquote(self._path(folder)) or re.search(r"[?#]", name) or name in (".", ".."):
@@ -195,8 +196,6 @@ class Storage:
             name = unquote(name)
         else:
             above, _, name = path.rpartition("/")
-            if not name and not is_folder:
-                return ""
         no_name = name in ("", ".", "..") or re.search(r"[/\0]", name) or len(os.fsencode(name)) > MAX_NAME
         if no_name or (not self._is_http and above != self._path(folder)):
             remedy = "rename it there, or give a local copy without it"

@@ -11,6 +11,7 @@ from shards import cluster
 from shards.cluster import parse_cluster
 from shards.convert import ConvertOptions, write_dataset
 from shards.errors import InputError
+from shards.sources.copy_url import RECORD, source_at
 from shards.upload import target, upload_shard, uploading
 from shards.write_shard import ImageOptions, ShardJob, library_versions, write_shard
 from tests.conftest import free_port
@@ -72,6 +73,15 @@ def test_the_workers_upload_what_they_write_to_a_url(images, unbroken, workers, 
     with uploading(images, target((tmp_path / "far").as_uri()), cluster_options, tmp_path / "cache"):
         pass
     assert files(tmp_path / "far") == unbroken
+
+
+def test_the_workers_read_the_copy_of_what_is_at_a_url(images, unbroken, workers, tmp_path, in_this_process):
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    for path in images.rglob("*.jpg"):
+        files.pipe(f"/cluster/{images.name}/{path.relative_to(images)}", path.read_bytes())
+    options = ConvertOptions(cluster=address(workers), **OPTIONS)
+    write_dataset(source_at(f"memory://cluster/{images.name}"), tmp_path / "set", options)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir() if path.name != RECORD} == unbroken
 
 
 @pytest.mark.long

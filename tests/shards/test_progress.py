@@ -23,6 +23,14 @@ def test_what_is_done_between_lines_is_printed_at_the_end(capsys):
     assert capsys.readouterr().err.startswith("eval: 20/20 img, ")
 
 
+def test_bytes_are_shown_in_megabytes_with_their_rate(clock, capsys):
+    with Progress("copy", 80_000_000, unit="MB") as shown:
+        for _ in range(4):
+            clock.now += 4
+            shown.advance(10_000_000, 10_000_000)
+        assert told(shown, capsys) == "copy: 30/80 MB, 2.5 MB/s, 0 min 20 s left\nso far, 0 min 16 s left"
+
+
 def test_a_bar_shows_one_rate(monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
     rates = {}

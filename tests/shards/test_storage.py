@@ -1,5 +1,7 @@
 """A folder at a URL is listed, read and written alike wherever it is."""
 
+from itertools import chain
+
 import pytest
 
 from shards.errors import InputError
@@ -21,16 +23,43 @@ def storage(request, tmp_path):
 def test_what_is_put_is_listed_and_read_until_it_is_removed(storage, tmp_path):
     near, back = tmp_path / "near", tmp_path / "back"
     near.write_bytes(b"12345")
-    assert storage.list() == storage.list(deep=True) == {}
+    assert storage.list() == {} and not [*chain(*storage.walk())]
     storage.put(near, "a.bin")
     storage.put(near, "deep/b.bin")
-    assert storage.list() == {"a.bin": 5} and storage.list(deep=True) == {"a.bin": 5, "deep/b.bin": 5}
+    assert storage.list() == {"a.bin": 5}
+    assert {(file.name, file.size) for file in chain(*storage.walk())} == {("a.bin", 5), ("deep/b.bin", 5)}
+    versions = {file.name: file.version for file in chain(*storage.walk())}
+    near.write_bytes(b"54321")
+    storage.put(near, "a.bin")
+    changed = {file.name for file in chain(*storage.walk()) if file.version != versions[file.name]}
+    assert changed == {"a.bin"}
+    near.write_bytes(b"12345")
+    storage.put(near, "a.bin")
     storage.get("deep/b.bin", back)
     assert storage.cat("a.bin") == back.read_bytes() == b"12345"
     storage.remove(["a.bin", "nothing"])
     assert storage.list() == {}
     with pytest.raises(InputError, match=rf"{storage}/a.bin is missing: look elsewhere"):
         storage.cat("a.bin")
+
+
+def test_what_a_library_lists_for_the_folder_itself_is_no_entry():
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Marked(MemoryFileSystem):
+        """Lists an empty object `folder/` as the folder, within itself, as gcsfs does."""
+
+        protocol = "marked"
+        store, pseudo_dirs = {}, [""]
+
+        def ls(self, path, detail=True, **options):
+            own = {"name": self._strip_protocol(path), "size": 0, "type": "directory"}
+            return [own, *super().ls(path, detail=True, **options)]
+
+    fsspec.register_implementation("marked", Marked, clobber=True)
+    fsspec.filesystem("marked").pipe("marked://far/deep/a.bin", b"1")
+    assert [file.name for file in chain(*Storage("marked://far", "").walk())] == ["deep/a.bin"]
 
 
 def test_a_page_is_a_file_where_no_web_server_sends_it(storage, tmp_path):
