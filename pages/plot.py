@@ -95,9 +95,9 @@ def draw(plot: Plot) -> str:
 
 
 def _legend(plot: Plot) -> tuple[list[str], int]:
-    """The lines' names in their colors, in rows, and how high these are."""
+    """The names of the lines that have one, in their colors, in rows, and how high these are."""
     parts, x, y = [], 8.0, 14
-    for line in plot.lines:
+    for line in (line for line in plot.lines if line.name):
         name = line.name if len(line.name) <= 48 else f"{line.name[:47]}…"
         wide = 34 + LETTER * len(name)
         if x > 8 and x + wide > plot.width:

@@ -46,6 +46,14 @@ def test_a_name_is_text_whatever_it_holds_and_long_ones_take_rows():
     assert min(xs) >= 0 and max(xs) <= plot.width
 
 
+def test_a_line_without_a_name_is_drawn_and_not_in_the_legend():
+    unnamed = PLOT._replace(lines=[*LINES, Line("", [(0, 0.5), (100, 0.4)], 0)])
+    assert len(parts(unnamed, "polyline")) == len(LINES) + 1
+    assert len(parts(unnamed, "line")) == len(parts(PLOT, "line")) and len(parts(unnamed, "text")) == len(
+        parts(PLOT, "text")
+    )
+
+
 def test_a_file_of_its_own_is_right_on_light_and_dark_grounds():
     file = standalone(draw(PLOT))
     assert "@media (prefers-color-scheme: dark)" in file and file.startswith("<svg xmlns=")
