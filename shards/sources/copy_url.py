@@ -50,12 +50,14 @@ def source_at(url: str) -> Storage:
 
 
 def list_files(url: Storage) -> list[StoredFile]:
-    """All files at the URL, sorted by name. Raises InputError when there are none, or they do not fit into folders."""
+    """The files at the URL that a source may have, sorted by name. Raises InputError when there are none, or they do
+    not fit into folders."""
     files: list[StoredFile] = []
     with Progress(f"list {url}", None, unit="files") as progress:
         for found in url.walk():
             files += found
             progress.advance(len(found))
+    files = _of_a_source(files)
     if not files:
         remedy = "is the bucket, and the folder in it, called so?"
         if url.url.startswith("http"):
@@ -74,23 +76,34 @@ def _folders_above(name: str) -> Iterator[str]:
         yield name
 
 
-def is_read(name: str, data_sets: Collection[str]) -> bool:
-    """Whether a layout may read what is in a file; of the others it looks at the name alone. Args: data_sets: folders
-    that are data sets, and no images to convert."""
-    top, _, below = name.partition("/")
-    if any(map(is_hidden, name.split("/"))):
-        return False
-    if below:
-        return top not in data_sets and not UNLABELED.match(name)
+def _of_a_source(files: Sequence[StoredFile]) -> list[StoredFile]:
+    """These files without what every layout passes over: hidden files, and data sets, finished or not, beside the
+    images."""
+    data_sets = {name.rpartition("/")[0] for name, *_ in files if name.endswith((f"/{FILE}", f"/{PLAN}"))}
+    visible = [file for file in files if not any(map(is_hidden, file.name.split("/")))]
+    if not data_sets:
+        return visible
+    rest = [file for file in visible if data_sets.isdisjoint(_folders_above(file.name))]
+    # A class's folder, in which every file counts, may hold anything
+    tops = {_top(file.name) for file in rest if kind_of(file.name) == "image"}
+    return [
+        file
+        for file in visible
+        if data_sets.isdisjoint(_folders_above(file.name))
+        or _top(file.name) in tops
+        or _top(file.name).lower() in (*SPLIT_NAMES, "data", "ilsvrc")
+    ]
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def is_read(name: str) -> bool:
+    """Whether a layout may read what is in a file; of the others it looks at the name alone."""
+    if "/" in name:
+        return not UNLABELED.match(name)
     return name in LISTS or (name.endswith((".tar", ".parquet")) and not OF_NO_USE.match(name))
-
-
-def _data_sets(files: Sequence[StoredFile]) -> set[str]:
-    """The folders that hold a data set, finished or not."""
-    found = {
-        name.partition("/")[0] for name, *_ in files if name.count("/") == 1 and name.endswith((f"/{FILE}", f"/{PLAN}"))
-    }
-    return {name for name in found if name.lower() not in (*SPLIT_NAMES, "data", "ilsvrc")}
 
 
 def copy_files(url: Storage, files: Sequence[StoredFile], folder: Path, kind: str, workers: int) -> Path:
@@ -100,8 +113,7 @@ def copy_files(url: Storage, files: Sequence[StoredFile], folder: Path, kind: st
     Raises: InputError for a source of no known layout, when the disk lacks the room, and when a file cannot be fetched.
     """
     root = folder / COPY / (url.url.rpartition("/")[2])
-    data_sets = _data_sets(files)
-    read = [file for file in files if is_read(file.name, data_sets)]
+    read = [file for file in files if is_read(file.name)]
     _remove_others(root, {file.name for file in files})
     missing = [file for file in read if not is_copied(root / file.name, file)]
     _make_empty(root, files)

@@ -105,17 +105,19 @@ def test_the_same_command_fetches_nothing_again_and_other_files_are_refused(phot
     assert not fetched(proxy) and tree(out) == before
 
 
-def test_from_one_url_to_another(photos, wanted, upload, proxy, s3, tmp_path):
+def test_from_one_url_to_another_beside_the_images(photos, wanted, upload, proxy, s3, tmp_path):
+    write(photos / "shards" / "old" / ".plan", b"of an unfinished conversion")
+    write(photos / "shards" / "old" / "train-000000.tar", b"of an unfinished conversion")
     url = upload(photos)
 
     def convert():
-        with uploading(source_at(url), target(f"{url}-shards/set"), OPTIONS, tmp_path / "cache") as dataset:
+        with uploading(source_at(url), target(f"{url}/shards/set"), OPTIONS, tmp_path / "cache") as dataset:
             (dataset.root / "stats.npz").write_bytes(b"what the command computes")
         assert not any((tmp_path / "cache" / "uploads").iterdir())
         return dataset
 
     convert()
-    there = Storage(f"{url}-shards/set", "")
+    there = Storage(f"{url}/shards/set", "")
     assert {name: there.cat(name) for name in there.list() if name not in (RECORD, "stats.npz")} == wanted
     proxy.requested.clear()
     assert convert().splits["train"].samples == 6
