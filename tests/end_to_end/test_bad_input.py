@@ -36,7 +36,10 @@ from trainer import checkpoint
         (["shard", "--imagenet-root", "FILE", "--out", "NEW"], "--imagenet-root FILE is a file: give a folder"),
         (["verify", "s3://bucket/set"], "s3://bucket/set is a URL: give a folder of this machine"),
         (["index", "s3://bucket/set"], "is a URL: give a folder of this machine"),
-        (["shard", "--imagenet-root", "DATA", "--out", "s3://b/set"], "--out s3://b/set is a URL: give a folder"),
+        (
+            ["shard", "--imagenet-root", "DATA", "--out", "https://b/set"],
+            "https://b/set cannot be written to: http(s) is",
+        ),
         (["shard", "--imagenet-root", "TRAIN", "--out", "NEW"], "(it may be a split itself: then give IMAGES)"),
         (["shard", "--imagenet-root", "RENAMED", "--out", "NEW"], "(if its folders are classes, move them to RENAMED"),
         (["train", "--data", "DATA", "--out", "RUN"], "holds a run already: continue it with --resume auto"),
