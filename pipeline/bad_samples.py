@@ -90,7 +90,8 @@ class BadSamples:
                 folder = "DIR" if self.samples.dataset.remote else self.samples.dataset.root
                 remedy = f"`python cli.py verify {folder} --decode --quarantine` takes all such out of the data set"
                 allowed = f"and max_bad (`train --max-bad`) allows {self.max_count} such"
-                raise InputError(f"{message}, {allowed}: {remedy}, and what was begun can be resumed; or allow more")
+                resumed = "what was begun can be resumed (`train --resume auto`)"
+                raise InputError(f"{message}, {allowed}: {remedy}, and {resumed}; or allow more")
 
 
 def decode_error(jpeg: bytes, probe: dict[str, Any]) -> str | None:

@@ -25,7 +25,7 @@ def test_samples_that_are_quarantined_after_a_run_began_keep_their_places(small_
     unbroken, out = tmp_path / "unbroken", tmp_path / "run"
     run(copy, unbroken, steps=12, max_bad=0.5, **SHORT)
     assert {name.split(": ")[1] for name in bad_samples(unbroken)} == {*names} and all(bad_samples(unbroken).values())
-    with pytest.raises(InputError, match=r"verify .* --decode --quarantine.* with which --resume auto goes on"):
+    with pytest.raises(InputError, match=r"verify .* --decode --quarantine.* can be resumed \(`train --resume auto`\)"):
         run(copy, out, steps=12, **SHORT)
     assert len(verify(copy, decode=True, quarantine=True, workers=1).bad) == len(names)
     assert Dataset.load(copy).split("train").samples == 32 - len(names)
