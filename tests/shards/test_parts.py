@@ -1,8 +1,6 @@
 """Parts of a conversion, each by a command of its own, are joined to the bytes of an unbroken one."""
 
 import multiprocessing
-import os
-import signal
 import time
 
 import pytest
@@ -101,7 +99,7 @@ def test_parts_at_the_same_time_one_of_them_killed_give_the_same_bytes(images, u
         process.start()
     while not any(out.glob(".train-*.done")) and running[0].is_alive():
         time.sleep(0.002)
-    os.kill(running[0].pid, signal.SIGKILL)
+    running[0].kill()
     for process in running:
         process.join(60)
     assert [process.exitcode for process in running[1:]] == [0, 0]
