@@ -1,9 +1,7 @@
 """Computing the training set's statistics, and completing a data set that lacks them or its index files."""
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 
 from pipeline.geometry import SIZE
 from pipeline.loader import BAD_LABEL, Loader
+from pipeline.pixel_sums import PART, PARTS, add_pixels
 from pipeline.settings import Settings
 from pipeline.stats import FILE, Stats
 from shards.dataset import Dataset
@@ -18,99 +17,51 @@ from shards.index import index_tar, write_index
 from shards.processes import interrupts_noted
 from shards.progress import Progress
 
-EXACT = 255  # so many images' sums fit into 16 bits, and their products of two colors, a band at a time, into 32
-# float32 holds a sum of so many products of int8 exactly, for it is at most 2^22; a band of an image has so many rows
-BLOCK = 256
-# A matrix product is slow on rows of one pixel's R, G and B: of 16 pixels' it has more sums than are wanted, sooner
-ROW = 16 * 3
-LENGTH = SIZE * SIZE * 3  # of an image, bytes
-BANDS = 16  # of an image
-BATCH = 64  # images: so many of a band stay in a core's cache, and are enough for each call to be worth it
-MIDDLE = 128  # what is taken from each number before it is multiplied, so that it fits into int8
-
-
-def products_of(rows: torch.Tensor) -> torch.Tensor:
-    """The sums over n rows of the products of each two numbers in a row, exactly. Args: rows: n x ROW int8, n a
-    multiple of BLOCK. Returns: ROW x ROW, float64."""
-    # A CPU with VNNI adds up products of int8 in 32 bits; others' instructions cut them off at 16
-    if torch.cpu._is_vnni_supported():
-        return torch._int_mm(rows.mT, rows).double()
-    blocks = rows.float().view(-1, BLOCK, ROW)
-    return (blocks.mT @ blocks).sum(dim=0, dtype=torch.float64)
-
-
-def unpaired(sums: np.ndarray) -> np.ndarray:
-    """The sums of single numbers, from the sums modulo 2^16 of each and 256 times the next one; the last has none.
-    Args: sums: n uint16, over at most EXACT images. Returns: n uint16."""
-    single: np.ndarray = sums.copy()
-    # The sum of what follows counts 256 times, so that modulo 2^16 only its last 8 bits matter: these are right already
-    single[:-1] -= sums[1:] << 8
-    return single
+EXACT = 257  # so many images' sums of a byte fit into 16 bits
+BATCH = 128  # images
+PAIRS = np.array([[0, 3, 4], [3, 1, 5], [4, 5, 2]])  # where `add_pixels` puts the products of each two colors
 
 
 class Sums:
     """Sums over images. They are exact, so that they depend neither on the batches nor on the number of threads.
 
-    total: of each pixel's R, G and B, one after the other, LENGTH; products: of each two numbers of a row of ROW, less
-    MIDDLE, for each band of pixels, BANDS x ROW x ROW; samples: how many images.
+    total: of each pixel's R, G and B, SIZE x SIZE x 3; products: of a pixel's colors, 3 x 3; samples: how many images.
     """
 
     def __init__(self, pool: ThreadPoolExecutor, threads: int):
         self.pool, self.threads = pool, threads
-        self.total = np.zeros(LENGTH)
-        self.products = torch.zeros(BANDS, ROW, ROW, dtype=torch.float64)
+        self.total = np.zeros((SIZE, SIZE, 3), np.uint64)
+        self.products = np.zeros((3, 3), np.int64)
         self.samples = 0
-        self.pairs = np.zeros(LENGTH, np.uint16)  # one batch's sums, as `unpaired` takes them
-        self.centered = torch.empty(threads, EXACT * LENGTH // BANDS, dtype=torch.uint8)  # a band's, for each thread
 
     def add(self, images: torch.Tensor) -> None:
-        """Adds at most EXACT images, N x SIZE x SIZE x 3 uint8: each thread sums some bands of all of them."""
-        images = images.flatten(1)
-        list(self.pool.map(self._add_bands, [images] * self.threads, range(self.threads)))
-        self.pairs[-1] = images[:, -1].sum()
-        self.total += unpaired(self.pairs)
+        """Adds at most EXACT images, N x SIZE x SIZE x 3 uint8: each thread sums some parts of all of them."""
+        parts = images.numpy().reshape(len(images), PARTS, 3 * PART)
+        totals = np.zeros((PARTS, 3 * PART), np.uint16)
+        products = np.zeros((self.threads, 6), np.int64)
+        bounds = [PARTS * thread // self.threads for thread in range(self.threads + 1)]
+        jobs = [
+            self.pool.submit(add_pixels, parts, totals, *job)
+            for job in zip(products, bounds[:-1], bounds[1:], strict=True)
+        ]
+        for job in jobs:
+            job.result()
+        self.total += totals.reshape(self.total.shape)
+        self.products += products.sum(axis=0)[PAIRS]
         self.samples += len(images)
-
-    @torch.inference_mode()
-    def _add_bands(self, images: torch.Tensor, thread: int) -> None:
-        width = LENGTH // BANDS
-        centered = self.centered[thread, : len(images) * width].view(len(images), width)
-        rows = centered.view(torch.int8).view(-1, ROW)
-        # Bytes are added two by two, as one number of 16 bits: to widen each of them first takes three times as long
-        even = images.view(torch.int16)
-        odd = torch.from_numpy(images.numpy()[:, 1:-1].view(np.int16))
-        for number in range(thread, BANDS, self.threads):
-            pairs = slice(number * width // 2, (number + 1) * width // 2)
-            self.pairs[0::2][pairs] = even[:, pairs].sum(dim=0, dtype=torch.int16)
-            self.pairs[1:-1:2][pairs] = odd[:, pairs].sum(dim=0, dtype=torch.int16)
-            band = images[:, number * width : (number + 1) * width]
-            torch.bitwise_xor(band, MIDDLE, out=centered)  # x - 128 in two's complement
-            self.products[number] += products_of(rows)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """The mean image, SIZE x SIZE x 3, and the mean products of a pixel's colors, 3 x 3."""
-        pairs = self.products.sum(dim=0).view(ROW // 3, 3, ROW // 3, 3)
-        centered = pairs.diagonal(dim1=0, dim2=2).sum(dim=-1).numpy()
-        colors, pixels = self.total.reshape(-1, 3).sum(axis=0), self.samples * SIZE * SIZE
-        # (x - m)(y - m) + m(x + y) - m m = x y, and all of these sums are whole numbers
-        products = centered + MIDDLE * (colors[:, None] + colors) - MIDDLE**2 * pixels
-        return self.total.reshape(SIZE, SIZE, 3) / self.samples, products / pixels
-
-
-@contextmanager
-def summing(threads: int) -> Iterator[Sums]:
-    """Sums with threads of their own, and one of torch's in each: more would wait in loops, on cores that decode."""
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield Sums(pool, threads)
-    torch.set_num_threads(before)
+        return self.total / self.samples, self.products / (self.samples * SIZE * SIZE)
 
 
 def compute_stats(dataset: Dataset, threads: int) -> Stats:
     """One pass over the complete train split through DALI, on the CPU, so that the numbers are the same on every
     machine; images that cannot be decoded do not count."""
     loader = Loader(dataset, "train", "patch", batch_size=BATCH, settings=Settings(threads))
-    with interrupts_noted() as interrupts, summing(threads) as sums, Progress("stats", len(loader.samples)) as progress:
+    samples = len(loader.samples)
+    with interrupts_noted() as interrupts, ThreadPoolExecutor(threads) as pool, Progress("stats", samples) as progress:
+        sums = Sums(pool, threads)
         for batch in loader.epoch(0):
             images, counted = batch.images[: batch.valid], batch.labels[: batch.valid] != BAD_LABEL
             sums.add(images if counted.all() else images[counted])

@@ -13,6 +13,7 @@ Contestants are interleaved: in a round each runs once, and each round begins wi
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.harness.record import heading, json_option, write_report
 from bench.harness.turns import interleaved, ratios, summarize
 from bench.studies.data_path import show, unpack
 from bench.studies.sharding.codecs import pillow_decode, psnr
-from pipeline.compute_stats import BATCH, summing
+from pipeline.compute_stats import BATCH, Sums
 from pipeline.geometry import CENTER, CROP, SIZE
 from pipeline.loader import Batch, Loader
 from pipeline.settings import Settings
@@ -63,7 +64,8 @@ def cost(dataset: Dataset, view: str, use: Callable[[Batch], object], seconds: f
 
 def stats(dataset: Dataset, seconds: float) -> float:
     """The same of `stats`, with its sums."""
-    with summing(cores()) as sums:
+    with ThreadPoolExecutor(cores()) as pool:
+        sums = Sums(pool, cores())
         return cost(dataset, "patch", lambda batch: sums.add(batch.images), seconds)
 
 
