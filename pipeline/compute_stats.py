@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +39,10 @@ class Sums:
         """Adds at most EXACT images, N x SIZE x SIZE x 3 uint8: each thread sums some parts of all of them."""
         parts = images.numpy().reshape(len(images), PARTS, 3 * PART)
         totals = np.zeros((PARTS, 3 * PART), np.uint16)
-        products = np.zeros((self.threads, 6), np.int64)
         bounds = [PARTS * thread // self.threads for thread in range(self.threads + 1)]
-        jobs = [
-            self.pool.submit(add_pixels, parts, totals, *job)
-            for job in zip(products, bounds[:-1], bounds[1:], strict=True)
-        ]
-        for job in jobs:
-            job.result()
+        products = self.pool.map(partial(add_pixels, parts, totals), bounds[:-1], bounds[1:])
+        self.products += np.sum(list(products), axis=0)[PAIRS]
         self.total += totals.reshape(self.total.shape)
-        self.products += products.sum(axis=0)[PAIRS]
         self.samples += len(images)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:

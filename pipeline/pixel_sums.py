@@ -1,6 +1,7 @@
 """Sums over the pixels of images, compiled for this machine's processor by numba."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,23 +15,24 @@ PARTS = SIZE * SIZE // PART  # of an image
 int32, uint16 = numba.int32, numba.uint16
 
 
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The machine code of a function, which gives Python's lock back while it runs. It is kept for the next process
     where numba finds a folder for it: beside this file, or in the user's cache."""
     try:
-        kept: Callable[..., None] = numba.njit(nogil=True, cache=True)(function)
+        kept: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no such folder can be written to
         kept = numba.njit(nogil=True)(function)
     return kept
 
 
 @compiled
-def add_pixels(images: np.ndarray, totals: np.ndarray, products: np.ndarray, begin: int, end: int) -> None:
-    """Adds the parts begin..end of some images to two sums.
+def add_pixels(images: np.ndarray, totals: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Adds the parts begin..end of some images to the sums of their numbers, and sums the products of their colors.
 
-    Args: images: N x PARTS x 3 PART uint8, each pixel's R, G and B one after the other; totals: PARTS x 3 PART uint16,
-    of each of these numbers; products: 6 int64, of R R, G G, B B, R G, R B and G B.
+    Args: images: N x PARTS x 3 PART uint8, each pixel's R, G and B one after the other; totals: PARTS x 3 PART uint16.
+    Returns: 6 int64, the sums over pixels of R R, G G, B B, R G, R B and G B.
     """
+    products = np.zeros(6, np.int64)
     black = np.zeros(3 * PART, np.uint8)
     planes = np.empty((3, PART), np.uint8)
     # By index: an array from `for` is not known to lie in one piece, and numba makes no vectors of its numbers
@@ -45,6 +47,7 @@ def add_pixels(images: np.ndarray, totals: np.ndarray, products: np.ndarray, beg
                 total[i] += uint16(first[i]) + uint16(second[i])
             _add_products(first, planes, products)
             _add_products(second, planes, products)
+    return products
 
 
 @compiled
