@@ -37,6 +37,7 @@ class Sums:
 
     def add(self, images: torch.Tensor) -> None:
         """Adds at most EXACT images, N x SIZE x SIZE x 3 uint8: each thread sums some parts of all of them."""
+        assert len(images) <= EXACT
         parts = images.numpy().reshape(len(images), PARTS, 3 * PART)
         totals = np.zeros((PARTS, 3 * PART), np.uint16)
         bounds = [PARTS * thread // self.threads for thread in range(self.threads + 1)]
