@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -67,6 +68,16 @@ class Folder(click.ParamType[Any]):
 
 
 FOLDER = Folder()
+
+
+class FiniteRange(click.FloatRange):
+    """A number between limits. click's own takes NaN, which is neither below the one nor above the other."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def image_source(url: str) -> Any:
@@ -196,13 +207,13 @@ def training_type(name: str) -> Any:
     if hint in (bool, bool | None):
         return bool
     if hint in (Path, Path | None):
-        return FOLDER
+        return click.Path(path_type=Path) if "FILE" in (about.metavar or "") else FOLDER
     if hint in (int, int | None):
         return int if about.minimum is None else click.IntRange(int(about.minimum))
     if hint is float or hint == float | None:
         lowest = about.minimum if about.above is None else about.above
         highest = about.maximum if about.below is None else about.below
-        return click.FloatRange(lowest, highest, min_open=about.above is not None, max_open=about.below is not None)
+        return FiniteRange(lowest, highest, min_open=about.above is not None, max_open=about.below is not None)
     return str
 
 
@@ -370,7 +381,7 @@ def _one_root(argument: Any, option: Any) -> Any:
 )
 @click.option(
     "--val-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     help="Draw this share of each class of the training images for validation, where ROOT has none for it.",
 )
@@ -712,7 +723,8 @@ def export(checkpoint: Path, which: str, format: str, out: Path) -> None:
 @located
 @click.option("--out", type=FOLDER, required=True, help="The folder to write conv1.png, guesses.png, neighbors.png to.")
 @click.option("--split", default="val", show_default=True, help="The split of the images to guess.")
-@training_options("seed", "device")
+@training_option("seed", help="Seeds which images of the split are shown.")
+@training_options("device")
 @click.option(
     "--search",
     type=click.IntRange(1),
@@ -764,7 +776,7 @@ def report(runs: tuple[Path, ...], out: Path, data: Any, which: str, device: str
 
     read = reporting.load(runs, out)
     for line in reporting.write(read, out, data, which, device):
-        click.echo(f"Missing: {line}", err=True)
+        click.echo(f"notice: {line}", err=True)
     click.echo(f"Written to {out}")
 
 
@@ -775,7 +787,7 @@ def report(runs: tuple[Path, ...], out: Path, data: Any, which: str, device: str
 @training_options("batch_size", "width")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=3.0,
     show_default=True,
     help="How long to measure each stage.",

@@ -22,6 +22,7 @@ from shards.remote import Remote
 FILE = "dataset.json"
 PLAN = ".plan"  # in a folder whose conversion is not finished: see `shards.output_folder`
 FORMAT = 2
+VAL_REMEDY = "`shard --val-share 0.1` draws one; `eval --split train` measures on the training images"
 COMPANIONS = ("stats.npz",)  # files that `pipeline.stats` adds beside it, to be copied with it
 
 Record = TypeVar("Record", Shard, Skipped, Quarantined)
@@ -105,7 +106,8 @@ class Dataset:
     def split(self, name: str) -> Split:
         """Raises InputError when there is no split of that name."""
         if name not in self.splits:
-            raise InputError(f"{self.where} has no {name} split, only {', '.join(self.splits)}")
+            remedy = f" ({VAL_REMEDY})" if name == "val" else ""
+            raise InputError(f"{self.where} has no {name} split, only {', '.join(self.splits)}{remedy}")
         return self.splits[name]
 
     @property

@@ -6,6 +6,7 @@ The command line, a run's `config.json`, the check on resuming and the table of 
 
 import dataclasses
 import json
+import math
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,8 @@ class Option:
             return f"is none of {', '.join(map(str, self.choices))}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
+        if not math.isfinite(value):
+            return "is not a finite number"
         if self.minimum is not None and value < self.minimum:
             return f"is less than {self.minimum:g}"
         if self.maximum is not None and value > self.maximum:
@@ -270,7 +273,7 @@ class TrainConfig:
         choices=("towers", "data", "hybrid"),
     )
     device: str = option(
-        "Where to train; auto takes CUDA devices where there are any, otherwise CPU processes.",
+        "Where the model runs; auto takes CUDA devices where there are any, otherwise CPU processes.",
         "Speed",
         "auto",
         choices=("auto", "cuda", "cpu"),

@@ -167,7 +167,8 @@ def match_classes(dataset: Dataset, trained: tuple[str, ...], file: Path) -> tor
                 f"class {number} of {dataset.where}, {name}, is none of the {counted(trained, 'class')} that {file} "
                 f"was trained on{instead}: give a data set of these classes"
             )
-    notice(f"{dataset.where} has {len(classes)} of the {len(trained)} classes of {file}, or in another order: by name")
+    found = f"{dataset.where} has {len(classes)} of the {len(trained)} classes of {file}, perhaps in another order"
+    notice(f"{found}: they are matched by name")
     return torch.tensor([known[name] for name in classes])
 
 

@@ -16,17 +16,18 @@ def summary(run: Path, data: str) -> str:
     ]
     newest = find_checkpoint(run)
     lines = [f"Done: {', '.join(reached)}", f"Checkpoint: {newest}"]
-    best = metrics.best(evaluated)
+    best, which = metrics.best(evaluated), ""
     if best and (run / BEST).exists():
         lines.append(
             f"Best: {run / BEST}, {metrics.error_text(best)} after step {best['step']}, epoch {best['epoch'] + 1}"
         )
+        which = " --which best"
     folder = shlex.quote(str(run))
     lines.append(f"Next: python cli.py report {folder} --out report.html")
-    lines.append(f"      python cli.py predict --checkpoint {folder} IMAGE...")
+    lines.append(f"      python cli.py predict --checkpoint {folder}{which} IMAGE...")
     if evaluated:
         lines.append(
-            f"      python cli.py eval --checkpoint {folder} --data {shlex.quote(data)} --crops 10 --per-class"
+            f"      python cli.py eval --checkpoint {folder}{which} --data {shlex.quote(data)} --crops 10 --per-class"
         )
     return "\n".join(lines)
 

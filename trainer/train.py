@@ -26,7 +26,7 @@ from pipeline.settings import prepare_environment
 from pipeline.stats import FILE as STATS_FILE
 from pipeline.stats import Stats
 from shards.atomic import locked
-from shards.dataset import Dataset
+from shards.dataset import VAL_REMEDY, Dataset
 from shards.errors import InputError
 from shards.progress import Progress
 from shards.remote import locate
@@ -89,9 +89,6 @@ def with_compilation(config: TrainConfig) -> TrainConfig:
     world_size = process.world_size if process else config.gpus or 1
     compile, cuda_graphs = choose_compilation(compile, cuda_graphs, kind, world_size)
     return replace(config, compile=compile, cuda_graphs=cuda_graphs)
-
-
-VAL_REMEDY = "`shard --val-share 0.1` draws one; `eval --split train` measures on the training images"
 
 
 class Begun(NamedTuple):

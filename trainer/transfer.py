@@ -24,7 +24,8 @@ def start_from(model: AlexNet, file: Path, classes: tuple[str, ...]) -> list[str
     lines: list[str] = []
     for name, _ in model.named_children():
         if name == LAST and trained != classes:
-            lines.append(f"{name}: new, for {counted(classes, 'class')}; {file} knows {len(trained)}")
+            others = "as many others, or these in another order" if len(trained) == len(classes) else f"{len(trained)}"
+            lines.append(f"{name}: new, for {counted(classes, 'class')}; {file} knows {others}")
             continue
         for parameter in (f"{name}.weight", f"{name}.bias"):
             if parameter not in weights or weights[parameter].shape != taken[parameter].shape:

@@ -30,6 +30,8 @@ from trainer import checkpoint
         (["info", "EMPTY"], "holds no dataset.json: it is empty; give the folder of a data set"),
         (["info", "FILE"], "is a file: give the folder of a data set, the --out of `python cli.py shard`"),
         (["preview", "FILE", "--out", "NEW.png"], "is a file: give the folder of a data set"),
+        (["train", "--data", "DATA", "--out", "NEW", "--lr", "nan"], "'nan' is not a finite number"),
+        (["shard", "--imagenet-root", "IMAGES", "--out", "NEW", "--val-share", "nan"], "'nan' is not a finite number"),
         (["train", "--data", "FILE", "--out", "NEW"], "is a file: give the folder of a data set"),
         (["verify", "FILE"], "is a file: give a folder"),
         (["train", "--data", "DATA", "--out", "FILE"], "--out FILE is a file: give a folder"),

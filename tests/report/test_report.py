@@ -55,7 +55,7 @@ def html(run, second, data, tmp_path_factory):
     """The page of both, with their data set."""
     out = tmp_path_factory.mktemp("page") / "page.html"
     done = report(run, second, "--out", out, "--data", data, "--device", "cpu")
-    assert done.exit_code == 0 and "Missing" not in done.output, done.output
+    assert done.exit_code == 0 and "notice" not in done.output, done.output
     return out.read_text()
 
 
@@ -81,7 +81,7 @@ def test_the_page_needs_nothing_else(html):
 def test_a_run_alone_without_its_data_set_says_what_is_missing_and_how_to_get_it(second, data, tmp_path):
     out = tmp_path / "page.html"
     done = report(second, "--out", out, "--device", "cpu")
-    assert done.exit_code == 0 and "Missing: " in done.stderr and "/absent/shards does not exist" in done.stderr
+    assert done.exit_code == 0 and "notice: " in done.stderr and "/absent/shards does not exist" in done.stderr
     html = out.read_text()
     assert "--out FILE --data DIR" in html and "is not at hand" in html and "Tower 2: " in html
     assert "<h1>" in html and re.findall("<h2>(.*?)</h2>", html) == [*SECTIONS]

@@ -110,6 +110,8 @@ def test_a_config_file_gives_options_and_the_command_line_goes_before_it(tmp_pat
         ('batch_size = "many"', ["batch_size: 'many' is not a whole number"]),
         ("lr = true\nnorm = 1", ["lr: True is not a number", "norm: 1 is not true or false"]),
         ("width = 2.5\ndropout = 1", ["width: 2.5 is more than 1", "dropout: 1 is not less than 1"]),
+        ("lr = nan\ndropout = nan", ["lr: nan is not a finite number", "dropout: nan is not a finite number"]),
+        ("lr = inf", ["lr: inf is not a finite number"]),
         ("lr = 0\nepochs = 0", ["lr: 0 is not more than 0", "epochs: 0 is less than 1"]),
         ('variant = "papers"', ["variant: 'papers' is none of paper, release-2012, one-tower"]),
         ('lr_steps = "a"', ["lr_steps: 'a' is not a list of epochs: write it like 25,51,79"]),

@@ -21,9 +21,9 @@ def test_the_summary_names_the_best_evaluation_and_the_next_commands_work(small_
     error = dict(kept["errors"])[kept["step"]]
     assert lines[2].startswith(f"Best: {unbroken / BEST}, top-1 error {error:.1%} after step {kept['step']}, epoch ")
     assert lines[3] == f"Next: python cli.py report {unbroken} --out report.html"
-    assert lines[4].endswith(f"predict --checkpoint {unbroken} IMAGE...")
+    assert lines[4].endswith(f"predict --checkpoint {unbroken} --which best IMAGE...")
     done = CliRunner().invoke(cli.main, ["report", str(unbroken), "--out", str(tmp_path / "report.html")])
-    assert done.exit_code == 0 and "Missing" not in done.output, done.output
+    assert done.exit_code == 0 and "notice" not in done.output, done.output
     words = [*shlex.split(lines[5])[2:], "--device", "cpu", "--json"]
     done = CliRunner().invoke(cli.main, words)
     assert done.exit_code == 0 and json.loads(done.stdout)["crops"] == 10, done.output
