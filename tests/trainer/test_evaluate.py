@@ -164,6 +164,10 @@ def test_a_run_without_a_val_split_says_so_once(data, tmp_path, capsys):
     config = TrainConfig(copy, tmp_path / "run", width=0.05, batch_size=4, steps=1, final_crops=10, device="cpu")
     train(config)
     assert capsys.readouterr().err.count("has no val split: nothing is evaluated, and --final-crops 10 is ignored") == 1
+    with pytest.raises(
+        InputError, match=r"has no val split, only train \(`shard --val-share 0.1` draws one; `eval --split"
+    ):
+        Dataset.load(copy).split("val")
 
 
 def test_several_checkpoints_answer_with_the_mean_of_their_probabilities(data, tmp_path, capfd):
