@@ -82,6 +82,11 @@ def until(condition, seconds=30.0):
         time.sleep(0.005)
 
 
+def until_further(running, out):
+    before = len(visible(out))
+    until(lambda: len(visible(out)) > before or running.poll() is not None, seconds=120)
+
+
 def children(process):
     return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
@@ -91,9 +96,10 @@ def test_kills_at_any_moment_change_nothing(script, many, uninterrupted, tmp_pat
     out, rng, kills, inodes = tmp_path / "set", random.Random(0), 0, {}
     while not (out / "dataset.json").exists():
         running = begin(script, many, out)
+        if kills % 2:  # every other time not before a shard is finished, however slow the machine is
+            until_further(running, out)
         try:
-            # Later each time, so that a slow machine finishes a shard between two kills, too
-            running.wait(timeout=rng.uniform(0.2, 1.2) * (1 + kills / 4) if kills < 15 else 60)
+            running.wait(timeout=rng.uniform(0.2, 1.2) if kills < 15 else 60)
         except subprocess.TimeoutExpired:
             running.kill()
             running.communicate()
