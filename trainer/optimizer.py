@@ -21,6 +21,10 @@ class PaperSGD(torch.optim.Optimizer):
     Args: params: parameters, or groups of them as torch.optim takes them.
     """
 
+    # torch.amp.GradScaler then sets found_inf for a step, a float32 tensor, and leaves it to the step to skip itself:
+    # reading it would wait for the device
+    _step_supports_amp_scaling = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -35,11 +39,14 @@ class PaperSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient; of none after an overflow in fp16."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None:
+            found_inf = found_inf.clamp(max=1.0)  # the kernel compares with 1, and several processes add theirs up
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             velocities = [self.state[weight]["velocity"] for weight in weights]
@@ -57,6 +64,7 @@ class PaperSGD(torch.optim.Optimizer):
                     nesterov=False,
                     maximize=False,
                     is_first_step=False,
+                    found_inf=found_inf,
                 )
         return loss
 

@@ -45,7 +45,9 @@ class Precision:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer's step, unless fp16's gradients have overflowed."""
+        """The optimizer's step, unless fp16's gradients have overflowed, which the device decides."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(optimizer)  # which all processes share; what step does by itself they would not
         self.scaler.step(optimizer)
         self.scaler.update()
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.support.dispatched import Dispatched
 from trainer.alexnet import AlexNet
 from trainer.launch import build_layout, leave_group
 from trainer.model_parallel import ShardGroup, unsharded_layout
@@ -84,18 +84,6 @@ def test_lars_takes_the_norm_of_millions_of_numbers():
     LARS(layers.parameters(), 1.0, alone(layers)).step()
     moved = LARS.TRUST * norm / (4096 + 0.0005 * norm) * (1 + 0.0005 * before.double())
     torch.testing.assert_close((before - weight.detach()).double().mean(), moved.mean(), rtol=1e-5, atol=0)
-
-
-class Dispatched(TorchDispatchMode):
-    """The names of the operations under it."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self.names.append(operation.name())
-        return operation(*args, **(kwargs or {}))
 
 
 def ready(recipe, device="cpu"):

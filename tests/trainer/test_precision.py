@@ -9,12 +9,14 @@ from shards.errors import InputError
 from trainer import checkpoint
 from trainer.alexnet import VARIANTS, AlexNet
 from trainer.launch import launch
-from trainer.model_parallel import unsharded_layout
-from trainer.optimizer import PaperSGD
+from trainer.model_parallel import ShardGroup, unsharded_layout
+from trainer.optimizer import LARS, PaperSGD
 from trainer.precision import Precision, compile_model
 from trainer.train_step import TrainStep
 
 CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
 
 
 def steps(precision, build=lambda model: model, count=2):
@@ -41,49 +43,58 @@ def test_half_precisions_take_nearly_the_same_steps(name, tolerance):
     assert half.scaler.is_enabled() == (name == "fp16")
 
 
-def curve(name):
+def curve(name, device):
     """The losses of a narrow model that learns eight images by heart."""
     model = AlexNet(8, width=0.1, dropout=0, variant=VARIANTS["release-2012"])
     model.init_weights(seed=1)
+    model.to(device)
     optimizer, data = PaperSGD(model.parameters(), lr=0.0005), torch.Generator().manual_seed(2)
     images = 50 * torch.randn(8, 224, 224, 3, generator=data).movedim(-1, 1)
     images += 60 * torch.randn(8, 3, 1, 1, generator=data)
-    update = TrainStep(model, unsharded_layout(), optimizer, Precision(name, CPU), CPU, seed=5)
-    return torch.tensor([update(images, torch.arange(8), step).item() for step in range(50)])
+    update = TrainStep(model, unsharded_layout(), optimizer, Precision(name, device), device, seed=5)
+    images, labels = images.to(device), torch.arange(8, device=device)
+    return torch.tensor([update(images, labels, step).item() for step in range(50)])
 
 
 @pytest.mark.long
-def test_bf16_learns_along_the_curve_of_fp32():
-    fp32, bf16 = curve("fp32"), curve("bf16")
+@pytest.mark.parametrize("device", DEVICES)
+def test_bf16_learns_along_the_curve_of_fp32(device):
+    fp32, bf16 = (curve(name, torch.device(device)) for name in ("fp32", "bf16"))
     assert fp32[0] > 2 and fp32[-1] < 0.1
     torch.testing.assert_close(bf16, fp32, rtol=0.05, atol=0.01)
 
 
-def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale():
-    precision = Precision("fp16", CPU)
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = PaperSGD([weight], lr=0.1)
-    before = precision.scaler.get_scale()
+@pytest.mark.parametrize("optimizer_of", [PaperSGD, LARS])
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale(device, optimizer_of):
+    precision = Precision("fp16", torch.device(device))
+    weight = torch.nn.Parameter(torch.ones(3, device=device))
+    more = {"shard_groups": {weight: ShardGroup()}} if optimizer_of is LARS else {}
+    optimizer = optimizer_of([weight], lr=0.1, **more)
+    before, velocity = precision.scaler.get_scale(), optimizer.state[weight]["velocity"]
     precision.backward(weight.sum() * float("inf"))
     precision.step(optimizer)
-    assert torch.equal(weight.detach(), torch.ones(3)) and precision.scaler.get_scale() == before / 2
+    assert weight.tolist() == [1, 1, 1] and velocity.tolist() == [0, 0, 0]
+    assert precision.scaler.get_scale() == before / 2
     optimizer.zero_grad()
     precision.backward(weight.sum())
     precision.step(optimizer)
-    assert weight[0].item() == pytest.approx(1 - 0.1 * (1 + 0.0005))
+    local = LARS.TRUST / (1 + 0.0005) if optimizer_of is LARS else 1
+    assert weight[0].item() == pytest.approx(1 - local * 0.1 * (1 + 0.0005))
 
 
-def overflow_in_one(context, out):
-    """Rank 1's part of a layer overflows, rank 0's does not."""
+def overflow_in_some(context, out, ranks):
+    """The parts of a layer that these ranks hold overflow."""
     precision = Precision("fp16", context.device, context.world_size)
     weight = torch.nn.Parameter(torch.ones(3))
-    precision.backward(weight.sum() * (float("inf") if context.rank == 1 else 1.0))
+    precision.backward(weight.sum() * (float("inf") if context.rank in ranks else 1.0))
     precision.step(PaperSGD([weight], lr=0.1))
     torch.save([weight.detach(), precision.scaler.get_scale()], out / str(context.rank))
 
 
-def test_an_overflow_in_one_tower_skips_the_step_in_both(tmp_path):
-    launch(overflow_in_one, 2, "cpu", tmp_path)
+@pytest.mark.parametrize("ranks", [(1,), (0, 1)])
+def test_an_overflow_in_some_tower_skips_the_step_in_both(tmp_path, ranks):
+    launch(overflow_in_some, 2, "cpu", tmp_path, ranks)
     for rank in range(2):
         weight, scale = torch.load(tmp_path / str(rank))
         assert torch.equal(weight, torch.ones(3)) and scale == Precision("fp16", CPU).scaler.get_scale() / 2
