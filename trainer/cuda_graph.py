@@ -31,6 +31,19 @@ def choose_compilation(compile: bool | None, cuda_graphs: bool | None, kind: str
     return (alone and has_triton()) if compile is None else compile, alone if cuda_graphs is None else cuda_graphs
 
 
+def left_out(compile: bool | None, kind: str, world_size: int) -> str | None:
+    """What `choose_compilation` leaves out on GPUs, and why, as a line for the user; None where it leaves out nothing,
+    or was asked for it."""
+    if kind != "cuda" or compile is not None:
+        return None
+    if world_size > 1:
+        return (
+            f"On {world_size} GPUs the step is not compiled, which has never been tried there (--compile), "
+            "and not recorded as a CUDA graph, for it waits for the others"
+        )
+    return None if has_triton() else "Not compiled, for Triton is not installed: pip install triton, or --no-compile"
+
+
 class GraphedStep:
     """`work(*inputs)`, which returns a tensor, as a CUDA graph: captured in the first call, replayed in every call.
 

@@ -34,7 +34,7 @@ from shards.wording import counted
 from trainer import checkpoint, metrics
 from trainer.alexnet import model_from_config
 from trainer.config import TrainConfig
-from trainer.cuda_graph import check_cuda_graphs, choose_compilation
+from trainer.cuda_graph import check_cuda_graphs, choose_compilation, left_out
 from trainer.evaluate import evaluate, ten_crop_batch_size
 from trainer.kernels import kernel_images
 from trainer.launch import choose_device, launch
@@ -79,7 +79,8 @@ def train(config: TrainConfig) -> None:
 
 
 def with_compilation(config: TrainConfig) -> TrainConfig:
-    """The same with `compile` and `cuda_graphs` decided: as the run in its folder has them, or by the device."""
+    """The same with `compile` and `cuda_graphs` decided: as the run in its folder has them, or by the device,
+    and then what that leaves out is said."""
     before = recorded_options(config.out)
     compile = before.get("compile") if config.compile is None else config.compile
     cuda_graphs = before.get("cuda_graphs") if config.cuda_graphs is None else config.cuda_graphs
@@ -87,6 +88,8 @@ def with_compilation(config: TrainConfig) -> TrainConfig:
     kind = choose_device(config.device, 1, quiet=True)
     process = started()
     world_size = process.world_size if process else config.gpus or 1
+    if (told := left_out(compile, kind, world_size)) and (process is None or process.rank == 0):
+        notice(told)
     compile, cuda_graphs = choose_compilation(compile, cuda_graphs, kind, world_size)
     return replace(config, compile=compile, cuda_graphs=cuda_graphs)
 

@@ -4,11 +4,11 @@ Without a GPU a tape of torch's operations stands in for a graph: it replays the
 recorded, whatever Python would do by now."""
 
 import json
+import re
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._triton import has_triton
 
 from shards.errors import InputError
 from trainer import cuda_graph
@@ -18,6 +18,7 @@ from trainer.cuda_graph import GraphedStep, check_cuda_graphs, choose_compilatio
 from trainer.model_parallel import unsharded_layout
 from trainer.optimizer import build_optimizer
 from trainer.precision import Precision, compile_model
+from trainer.started import Started
 from trainer.train import with_compilation
 from trainer.train_step import TrainStep
 
@@ -108,12 +109,43 @@ def test_nothing_that_is_recorded_reads_a_value_or_moves_one_between_devices(tap
     assert not [name for name in names if any(word in name for word in ("_local_scalar_dense", "nonzero", "unique"))]
 
 
-def test_one_gpu_compiles_and_records_unless_told_otherwise():
-    here = has_triton()
-    assert choose_compilation(None, None, "cuda", 1) == (here, True)
+@pytest.mark.parametrize("triton", [True, False])
+def test_one_gpu_compiles_and_records_unless_told_otherwise(monkeypatch, triton):
+    monkeypatch.setattr(cuda_graph, "has_triton", lambda: triton)
+    assert choose_compilation(None, None, "cuda", 1) == (triton, True)
     assert choose_compilation(None, None, "cuda", 2) == choose_compilation(None, None, "cpu", 1) == (False, False)
     assert choose_compilation(True, False, "cpu", 1) == (True, False)
     assert choose_compilation(False, True, "cuda", 1) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "gpus, triton, more, line",
+    [
+        (1, True, {}, None),
+        (1, False, {}, "Not compiled, for Triton is not installed: pip install triton"),
+        (1, False, {"compile": False}, None),
+        (2, True, {}, r"On 2 GPUs the step is not compiled, .* \(--compile\), and not recorded as a CUDA graph"),
+        (2, True, {"compile": True}, None),
+    ],
+)
+def test_what_is_left_out_on_gpus_is_said_once(tmp_path, monkeypatch, capsys, gpus, triton, more, line):
+    monkeypatch.setattr(cuda_graph, "has_triton", lambda: triton)
+    monkeypatch.setattr("trainer.train.choose_device", lambda *_, **__: "cuda")
+    config = TrainConfig("data", tmp_path, gpus=gpus, **more)
+    decided = with_compilation(config)
+    (tmp_path / "config.json").write_text(json.dumps({"compile": decided.compile}))
+    with_compilation(config)  # a run that goes on
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (line is not None) and all(re.match(line, one) for one in lines)
+
+
+def test_ranks_that_were_started_together_say_it_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("trainer.train.choose_device", lambda *_, **__: "cuda")
+    for rank in range(4):
+        started = Started(rank, 4, None, 1, "RANK and WORLD_SIZE")
+        monkeypatch.setattr("trainer.train.started", lambda started=started: started)
+        with_compilation(TrainConfig("data", tmp_path))
+    assert capsys.readouterr().err.count("On 4 GPUs the step is not compiled") == 1
 
 
 def test_a_run_goes_on_as_it_began(data, tmp_path):
@@ -148,11 +180,13 @@ def test_where_graphs_do_not_work_they_are_refused(data, tmp_path, run_here):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_on_a_gpu_replayed_updates_are_the_plain_ones(precision, compiled):
+@pytest.mark.parametrize(
+    "precision, recipe", [("fp32", "paper"), ("bf16", "paper"), ("fp16", "paper"), ("bf16", "large-batch")]
+)
+def test_on_a_gpu_replayed_updates_are_the_plain_ones(precision, recipe, compiled):
     device = torch.device("cuda", 0)
-    replayed, plain = updates(device, True, precision, compiled=compiled), updates(device, False, precision)
-    exact = updates(device, False, "fp32")
+    replayed = updates(device, True, precision, recipe, compiled=compiled)
+    plain, exact = updates(device, False, precision, recipe), updates(device, False, "fp32", recipe)
     for name, value in plain.items():
         if compiled and precision != "fp32":
             # Fused steps round to half precision at other places: as far from fp32's result, not the same distance
