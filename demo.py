@@ -62,6 +62,7 @@ def run(out: Path, short: bool, device: str, seed: int) -> dict[str, Any]:
             width=WIDTH,
             variant=VARIANT,
             dropout=DROPOUT,
+            compile=False,  # on a GPU it took 20 s and more, and these steps are few and small
             log_every=20,
             eval_every=4,
         )

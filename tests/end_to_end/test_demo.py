@@ -1,14 +1,22 @@
 """The demo learns, in one command."""
 
+import json
+
 import pytest
+import torch
 
 from trainer import metrics
 
+needs_gpu = pytest.mark.skipif(torch.cuda.device_count() != 1, reason="there is not one CUDA device here")
+
 
 @pytest.mark.long
-def test_the_demo_learns(tmp_path, run_here):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_the_demo_learns(tmp_path, run_here, device):
     out = tmp_path / "demo"
-    output = run_here("demo", "--short", "--out", out, "--device", "cpu").stdout
+    output = run_here("demo", "--short", "--out", out, "--device", device).stdout
+    config = json.loads((out / "run" / "config.json").read_text())
+    assert config["compile"] is False and config["cuda_graphs"] is (device == "cuda")
     result = metrics.read(out / "run", "eval")[-1]
     # Chance is 0.9 on 400 images, spread 0.015: a model which learned nothing is six spreads away
     assert result["samples"] == 400 and result["top1_error"] < 0.81
