@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import lrn_cpu
+from trainer import lrn_cpu, lrn_gpu
 from trainer.lrn import local_response_norm
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
@@ -158,27 +158,45 @@ for dtype in (torch.float32, torch.bfloat16):
         x = (torch.randn(2, 16, 3, 5) * 30).to(dtype).to(memory_format=memory_format)
         for towers in (1, 2):
             for call in (lambda: lrn_gpu.forward(x, towers, 1e-4), lambda: lrn_gpu.backward(x, x, towers, 1e-4)):
-                for _ in range(3):
+                for _ in range(2):
                     call()
-                found.append(groups_and_leftovers())
+                found.append(groups_and_leftovers(call))
 print(json.dumps(found))
 """
 VIEWS = ("aten::narrow", "aten::view", "aten::size", "aten::numel", "aten::mul(%", "aten::sub(%")
 
 
-def groups_and_leftovers():
-    """Of the graph that TorchScript has run last: how many fused groups, and what was computed outside of them."""
-    graph = str(torch.jit.last_executed_optimized_graph()).partition("\nwith prim::")[0]
-    lines = [line.strip() for line in graph.partition("block1()")[0].splitlines()]
-    computed = [line for line in lines if "Tensor = aten::" in line and not any(view in line for view in VIEWS)]
-    return graph.count("= prim::TensorExprGroup_"), computed
+def groups_and_leftovers(call):
+    """By the name of each scripted function that a call runs: how many fused groups are in the graph that TorchScript
+    ran of it, and what was computed outside of them."""
+    found, scripted = {}, lrn_gpu._scripted.copy()
+
+    def looked_at(function):
+        def run(*inputs):
+            output = scripted[function](*inputs)
+            graph = str(torch.jit.last_executed_optimized_graph()).partition("\nwith prim::")[0]
+            lines = [line.strip() for line in graph.partition("block1()")[0].splitlines()]
+            computed = [line for line in lines if "Tensor = aten::" in line and not any(view in line for view in VIEWS)]
+            found[function.__name__] = [graph.count("= prim::TensorExprGroup_"), computed]
+            return output
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patched:
+        for function in scripted:
+            patched.setitem(lrn_gpu._scripted, function, looked_at(function))
+        call()
+    return found
+
+
+FUSED = [{"_normalize": [1, []]}, {"_terms": [1, []], "_gradient": [1, []]}]  # forward, backward
 
 
 @pytest.mark.long
 def test_torchscript_fuses_each_expression_into_one_group():
     run = subprocess.run([sys.executable, "-c", FUSED_HERE], capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(run.stdout)
-    assert len(found) == 16 and all(one == [1, []] for one in found)
+    assert found == 8 * FUSED
 
 
 @pytest.mark.gpu
@@ -188,10 +206,12 @@ def test_torchscript_fuses_each_expression_into_one_group():
 @pytest.mark.parametrize("towers", [1, 2])
 def test_on_a_gpu_the_forward_is_two_kernels_and_the_backward_four(dtype, memory_format, towers):
     x = torch.randn(8, 96, 9, 9, device="cuda").to(dtype).to(memory_format=memory_format).requires_grad_()
-    for _ in range(3):
+    for _ in range(2):
         b = local_response_norm(x, towers)
-        assert groups_and_leftovers() == (1, [])
         (grad,) = torch.autograd.grad(b, x, torch.ones_like(b))
+    calls = (lambda: lrn_gpu.forward(x, towers, 1e-4), lambda: lrn_gpu.backward(grad, x, towers, 1e-4))
+    with torch.no_grad():
+        assert [groups_and_leftovers(call) for call in calls] == FUSED
     kernels = []
     for backward in (False, True):
         b = local_response_norm(x, towers)
