@@ -8,6 +8,7 @@ from trainer.alexnet import POSITIVE_BIASES, VARIANTS, AlexNet, Variant
 from trainer.lrn import local_response_norm
 from trainer.model_parallel import Layout, Replicas, ShardGroup
 from trainer.optimizer import build_optimizer
+from trainer.precision import Precision
 
 # weights per kernel x kernels + biases; grouped layers read one tower's half
 PARAMETERS = {
@@ -66,6 +67,23 @@ def test_towers_side_by_side_are_towers_in_one_tensor(variant):
         results.append([loss, *(parameter.grad for parameter in model.parameters())])
     for together, side_by_side in zip(*results, strict=True):
         torch.testing.assert_close(side_by_side, together, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 0.01)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_a_gpu_the_towers_side_by_side_are_the_cpus_model(variant, dtype, tolerance):
+    results, images = [], 50 * torch.randn(8, 224, 224, 3, dtype=dtype).movedim(-1, 1)
+    for device in ("cpu", "cuda"):
+        Precision("fp32", torch.device(device))  # no tf32 in convolutions
+        model = AlexNet(10, width=0.1, dropout=0, variant=VARIANTS[variant]).to(dtype)
+        model.init_weights(seed=0)
+        loss = torch.nn.functional.cross_entropy(model.to(device)(images.to(device)), torch.arange(8, device=device))
+        loss.backward()
+        results.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for cpus, gpus in zip(*results, strict=True):
+        assert (gpus.cpu() - cpus).norm() <= tolerance * cpus.norm()
 
 
 def test_224_is_padded_right_and_bottom_as_in_2012():
