@@ -88,8 +88,8 @@ def with_compilation(config: TrainConfig) -> TrainConfig:
     kind = choose_device(config.device, 1, quiet=True)
     process = started()
     world_size = process.world_size if process else config.gpus or 1
-    if (told := left_out(compile, kind, world_size)) and (process is None or process.rank == 0):
-        notice(told)
+    if (line := left_out(compile, kind, world_size)) and (process is None or process.rank == 0):
+        notice(line)
     compile, cuda_graphs = choose_compilation(compile, cuda_graphs, kind, world_size)
     return replace(config, compile=compile, cuda_graphs=cuda_graphs)
 
