@@ -23,7 +23,7 @@ def record_exchange(
     for group in groups:
         group.on_exchange = None
     calls = [repeated_call(group, exchange, context.device) for group, exchange in exchanges]
-    replicas = replica_group(context)
+    replicas = context.layout.gradient_group
     gradients = torch.zeros(replicated_parameters(model, context) if replicas else 0, device=context.device)
 
     def repeat() -> None:
@@ -45,12 +45,6 @@ def repeated_call(group: ShardGroup, exchange: Exchange, device: torch.device) -
     if exchange.kind == "all_gather":
         return lambda: group.all_gather(zeros)
     return lambda: group.reduce_scatter([zeros] * group.size)
-
-
-def replica_group(context: RankContext) -> dist.ProcessGroup | None:
-    """The ranks over which DistributedDataParallel averages gradients; None without it."""
-    layout = context.layout
-    return layout.dense.group if layout.is_hybrid else layout.replicas.group
 
 
 def replicated_parameters(model: AlexNet, context: RankContext) -> int:

@@ -48,17 +48,33 @@ def _untraced(exchange: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return disabled
 
 
-class ShardGroup:
-    """The processes that hold equal shards of a layer's kernels, and the exchanges between them.
-
-    Args: group: their torch.distributed process group, in the order of the shards; None when one process holds all,
-    and then every exchange is the identity.
-    """
+class Group:
+    """Processes of a torch.distributed process group, and this one's rank among them. Args: group: None for one process
+    alone."""
 
     def __init__(self, group: dist.ProcessGroup | None = None):
         self.group = group
         self.size = 1 if group is None else dist.get_world_size(group)
         self.rank = 0 if group is None else dist.get_rank(group)
+
+    def all_reduce(self, own: Tensor) -> Tensor:
+        """The sum over the group of a tensor of any shape, in place."""
+        if self.group is not None:
+            dist.all_reduce(own, group=self.group)
+        return own
+
+
+class Replicas(Group):
+    """Processes that hold the same parameters and see different images of the global batch, in the order of their
+    images."""
+
+
+class ShardGroup(Group):
+    """The processes that hold equal shards of a layer's kernels, in the order of the shards, and the exchanges between
+    them. When one process holds all, every exchange is the identity."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        super().__init__(group)
         self.on_exchange: Callable[[Exchange], None] | None = None  # called with each exchange, to measure them
         self.bytes_sent = 0  # by this process to the others, by the algorithms' lower bounds
         if group is not None:
@@ -88,12 +104,6 @@ class ShardGroup:
     def gather_batch(self, x: Tensor) -> Tensor:
         """All processes' rows, one after the other along dim 0; any dtype, no gradient."""
         return x if self.group is None else self.all_gather(x)
-
-    def all_reduce(self, own: Tensor) -> Tensor:
-        """The sum over the group of a tensor of any shape, in place."""
-        if self.group is not None:
-            dist.all_reduce(own, group=self.group)
-        return own
 
     def shard(self, unsharded: Tensor) -> Tensor:
         """This process's shard, along dim 0, of a parameter of the one-device model."""
@@ -185,24 +195,6 @@ class _CrossEntropy(torch.autograd.Function):
         return grad * logits_grad, None, None, None
 
 
-class Replicas:
-    """Processes that hold the same parameters and see different images of the global batch.
-
-    Args: group: their process group, in the order of their images; None when there is one.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None = None):
-        self.group = group
-        self.size = 1 if group is None else dist.get_world_size(group)
-        self.rank = 0 if group is None else dist.get_rank(group)
-
-    def all_reduce(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the replicas, in place."""
-        if self.group is not None:
-            dist.all_reduce(value, group=self.group)
-        return value
-
-
 class Layout(NamedTuple):
     """The parts of the model that a process holds, and the images it sees.
 
@@ -219,6 +211,11 @@ class Layout(NamedTuple):
         """Whether the processes that share the dense layers each run all convolutions, on images of their own."""
         return isinstance(self.dense, DenseShardGroup)
 
+    @property
+    def gradient_group(self) -> dist.ProcessGroup | None:
+        """The processes over which DistributedDataParallel averages gradients; None without it."""
+        return self.dense.group if self.is_hybrid else self.replicas.group
+
 
 def unsharded_layout() -> Layout:
     """All of the model in one process."""
@@ -229,11 +226,10 @@ def unsharded_layout() -> Layout:
 def replicate(model: torch.nn.Module, layout: Layout) -> torch.nn.Module:
     """The module to train: `model`, with the gradients of parameters that several processes hold averaged over these
     by PyTorch's DistributedDataParallel."""
-    group = layout.dense.group if layout.is_hybrid else layout.replicas.group
-    if group is None:
+    if layout.gradient_group is None:
         return model
     ddp = torch.nn.parallel.DistributedDataParallel
     if layout.is_hybrid:
         own = [name for name, _ in model.named_parameters() if name.startswith("fc")]
         ddp._set_params_and_buffers_to_ignore_for_model(model, own)  # type: ignore[no-untyped-call]
-    return ddp(model, process_group=group, gradient_as_bucket_view=True)
+    return ddp(model, process_group=layout.gradient_group, gradient_as_bucket_view=True)

@@ -59,7 +59,7 @@ def measure_rank(context: RankContext, result: Path, batch_size: int, width: flo
         return allreduce_hook(group, bucket)
 
     if isinstance(step.trained, DistributedDataParallel):
-        step.trained.register_comm_hook(layout.replicas.group or layout.dense.group, count_bytes)
+        step.trained.register_comm_hook(layout.gradient_group, count_bytes)
     share = batch_size * layout.towers.size // context.world_size
     labels = torch.randint(1000, (batch_size if layout.is_hybrid else share,))
     images, seconds = torch.randn(share, 3, 224, 224), []

@@ -112,7 +112,7 @@ def count_as_rank(context, folder, width):
         return allreduce_hook(group, bucket)
 
     if trained is not model:
-        trained.register_comm_hook(layout.replicas.group or layout.dense.group, hook)
+        trained.register_comm_hook(layout.gradient_group, hook)
     own = share(layout, context.rank, context.world_size)
     images, labels = torch.randn(BATCH, 3, 224, 224)[own], torch.arange(BATCH)
     labels = labels if layout.is_hybrid else labels[own]
