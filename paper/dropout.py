@@ -10,7 +10,7 @@ from torch import Tensor
 from pages.plot import Axis, Line, Plot, draw, round_up, standalone
 from paper.images import ImageSet
 from paper.job import Job
-from paper.parts import spread, spread_text
+from paper.parts import of_net, spread, spread_text
 from paper.sampled_nets import DROPPED, averages, dropping, inverted, scaled
 from paper.small_net import CHUNK, Prepare, Shape, SmallNet, orders, stepper, subset, wrong_share
 
@@ -120,10 +120,6 @@ def both_forms(data: Callable[[], ImageSet], size: Size, seed: int, steps: int =
         "steps": steps,
         "difference": float((own - other).abs().max() / own.abs().max()),
     }
-
-
-def of_net(trials: Sequence[dict[str, Any]], net: str) -> list[dict[str, Any]]:
-    return sorted((one for one in trials if one["net"] == net), key=lambda one: int(one["seed"]))
 
 
 def answer(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:

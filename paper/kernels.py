@@ -41,11 +41,3 @@ def specialization(kernels: np.ndarray, seed: int = 0) -> Specialization:
         "by_chance": float(random.mean()),
         "p": float((random >= difference * (1 - 1e-9)).mean()),
     }
-
-
-def as_images(kernels: np.ndarray) -> np.ndarray:
-    """N x height x width x 3 uint8: each kernel stretched to the full range, to be looked at."""
-    low, high = kernels.min(axis=(1, 2, 3), keepdims=True), kernels.max(axis=(1, 2, 3), keepdims=True)
-    stretched = (kernels - low) / np.maximum(high - low, 1e-12)
-    images: np.ndarray = (stretched * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-    return images

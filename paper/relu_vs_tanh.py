@@ -18,7 +18,7 @@ import torch
 from pages.plot import Axis, Line, Plot, draw, standalone
 from paper.images import ImageSet
 from paper.job import Job
-from paper.parts import spread
+from paper.parts import spread, spread_text
 from paper.small_net import Activation, Prepare, Shape, SmallNet, Start, orders, stepper, subset
 
 PAPER: dict[str, Any] = {"ratio": 6, "section": "3.1, figure 1"}
@@ -165,8 +165,7 @@ def _text(start: Start, about: dict[str, Any], target: float) -> list[str]:
     found = "ReLU did not reach the target, so there is no ratio"
     if ratio:
         bound = "more than " if about["at_least"] else ""
-        spread_text = f"{ratio['mean']:.1f} ({ratio['lowest']:.1f} to {ratio['highest']:.1f})"
-        found = f"ReLU is {bound}{spread_text} times as fast; paper: {PAPER['ratio']} times"
+        found = f"ReLU is {bound}{spread_text(ratio)} times as fast; paper: {PAPER['ratio']} times"
     rows = [f"{IN_WORDS[start]}: {found}"]
     for activation in ACTIVATIONS:
         epochs = [f"{one:.2f}" if one else "not reached" for one in about["epochs"][activation]]

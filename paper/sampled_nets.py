@@ -1,6 +1,5 @@
 """Dropout's nets, one by one: their average, and the one net with scaled outputs that stands for it (section 4.2)."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,11 +43,6 @@ def one_net(rng: torch.Generator, layers: Sequence[bool]) -> Masks:
     return mask
 
 
-def counts(most: int) -> list[int]:
-    """1, 2, 4, ... up to `most`."""
-    return [2**power for power in range(int(math.log2(most)) + 1)]
-
-
 def described(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     """{"error", "nats"}: the share of images that are wrong, and the mean cross-entropy."""
     wrong = (log_probabilities.argmax(dim=1) != labels).double().mean()
@@ -62,20 +56,21 @@ def averages(net: SmallNet, features: Tensor, labels: Tensor, most: int, layers:
 
     Each is `described`; by_count lists, for 1, 2, 4, ... nets, "nets", "arithmetic" and "geometric", of the mean of
     their probabilities and of the geometric one, and "divergence", the Kullback-Leibler divergence, nats an image,
-    of the scaled net's distribution from the geometric mean. Args: features: what the dense layers read.
+    of the scaled net's distribution from the geometric mean. Args: features: what the dense layers read; most: a
+    power of two.
     """
     rng = torch.Generator(features.device).manual_seed(0)
     one = net.hidden(features, scaled).log_softmax(dim=1)
     total, logs = torch.zeros_like(one, dtype=torch.float64), torch.zeros_like(one, dtype=torch.float64)
     single, rows = [], []
-    for number in range(1, counts(most)[-1] + 1):
+    for number in range(1, most + 1):
         sampled = net.hidden(features, one_net(rng, layers)).log_softmax(dim=1).double()
         total += sampled.exp()
         logs += sampled
         single.append(
             torch.stack([(sampled.argmax(1) != labels).double().mean(), -sampled.gather(1, labels[:, None]).mean()])
         )
-        if number in counts(most):
+        if number.bit_count() == 1:
             geometric = (logs / number).log_softmax(dim=1)
             divergence = (geometric.exp() * (geometric - one)).sum(dim=1).mean()
             row = {"arithmetic": described((total / number).log(), labels), "geometric": described(geometric, labels)}

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from paper.ablation import Images, Input, Recipe, errors, train
-from paper.kernels import as_images, specialization
+from paper.kernels import specialization
 from trainer.alexnet import AlexNet, Variant
+from trainer.kernels import stretched
 from trainer.precision import Precision
 
 BRIGHTNESS = (0.25, 0.5, 0.75, 1.0)  # by which test images, or their contrast, are multiplied
@@ -64,7 +65,7 @@ def trial(name: str, recipe: Recipe, training: Images, validation: Images, seed:
         "loss": losses[-1],
         "by_brightness": by_brightness,
         "place": strongest_place(*activations(model, prepare.center(validation.images[:1]))),
-        "kernels": base64.b64encode(as_images(kernels).tobytes()).decode(),
+        "kernels": base64.b64encode(stretched(kernels).tobytes()).decode(),
         "specialization": specialization(kernels),
     }
 

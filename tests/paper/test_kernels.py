@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from paper.kernels import as_images, chroma, specialization
+from paper.kernels import chroma, specialization
+from trainer.kernels import stretched
 
 RNG = np.random.default_rng(0)
 
@@ -38,6 +39,6 @@ def test_towers_that_hold_the_same_mixture_differ_no_more_than_by_chance():
 
 
 def test_kernels_are_stretched_to_be_looked_at():
-    images = as_images(colorful(2).astype(np.float32))
+    images = stretched(colorful(2).astype(np.float32))
     assert images.shape == (2, 11, 11, 3) and images.dtype == np.uint8
     assert images.min(axis=(1, 2, 3)).tolist() == [0, 0] and images.max(axis=(1, 2, 3)).tolist() == [255, 255]
