@@ -11,6 +11,7 @@ import torch
 
 from inference.trained import Trained
 from pipeline.geometry import CENTER, CROP, FIVE_CROPS, SIZE
+from shards.console import notice
 from shards.errors import InputError, Unreadable
 from shards.hidden import visible
 from shards.images import read_square
@@ -102,7 +103,7 @@ def run(predictor: Predictor, files: list[str], as_json: bool) -> bool:
     for file, answers in predictor.of_files(files):
         if isinstance(answers, Unreadable):
             unreadable.append({"file": file, "reason": str(answers)})
-            print(f"{file} cannot be read: {answers}", file=sys.stderr)
+            notice(f"{file} cannot be read: {answers}")
         elif as_json:
             images.append({"file": file, "top": [answer._asdict() for answer in answers]})
         else:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import graph
-from pipeline.samples import SampleId, Samples, notice
+from pipeline.samples import SampleId, Samples
+from shards.console import notice
 from shards.errors import InputError, Unreadable
 from shards.images import check_image, read_header
 

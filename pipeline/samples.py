@@ -1,9 +1,8 @@
 """The samples of one split: where each lies in which tar, its image's bytes and its name."""
 
-import sys
-
 import numpy as np
 
+from shards.console import notice
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.index import components, index_tar
@@ -101,8 +100,3 @@ def small_set_note(samples: int, batch_size: int) -> str | None:
         f"an epoch is {counted(batches, 'batch')} of {batch_size} and leaves {left} of {samples} samples out, "
         "others each time: a smaller --batch-size uses more"
     )
-
-
-def notice(text: str) -> None:
-    """A line for the user on standard error."""
-    print(text, file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ The command line overrides what was tuned, and that overrides DALI's own default
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from shards.atomic import atomic_write
+from shards.cache import user_cache
+from shards.console import notice
 from shards.errors import InputError
-from shards.index_cache import user_cache
 
 
 class Settings(NamedTuple):
@@ -76,7 +76,7 @@ def read_tuned(key: str, quiet: bool = False) -> dict[str, Any]:
         return {}
     except OSError as error:
         if not quiet:
-            print(f"What --tune may have found is not used: {path}: {error.strerror}", file=sys.stderr, flush=True)
+            notice(f"What --tune may have found is not used: {path}: {error.strerror}")
         return {}
     try:
         kept: dict[str, Any] = json.loads(content).get(key, {})

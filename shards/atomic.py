@@ -5,7 +5,6 @@ import fcntl
 import functools
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from shards.console import notice
 from shards.errors import InputError
 
 # How a file system says that it has no such call: FAT, SMB, FUSE and shared folders of virtual machines have not all
@@ -162,5 +162,4 @@ def locked(folder: Path, wait: float = 0, shared: bool = False, named: str = "")
 
 @functools.cache
 def _say_no_locks(folder: Path, reason: str) -> None:
-    text = f"{folder} cannot be locked ({reason}): do not let two commands write there at the same time"
-    print(text, file=sys.stderr, flush=True)
+    notice(f"{folder} cannot be locked ({reason}): do not let two commands write there at the same time")

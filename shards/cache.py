@@ -24,6 +24,16 @@ SUFFIX = ".cached"  # ends the name of each shard in a cache, so that nothing el
 PART = ".part-"  # stands between the name of a file that is being fetched and the size that it will have
 
 
+def user_cache() -> Path:
+    """The project's folder in the user's cache folder. Raises InputError for a user without a home folder."""
+    if parent := os.environ.get("XDG_CACHE_HOME"):
+        return Path(parent) / "alexnet-dali"
+    try:
+        return Path.home() / ".cache" / "alexnet-dali"
+    except RuntimeError:  # no $HOME, and a user whom the system does not know, as in a container
+        raise InputError("there is no home folder for a cache: set HOME or XDG_CACHE_HOME") from None
+
+
 @dataclass(frozen=True)
 class Cache:
     """Files fetched into the folders of `root`, of at most `limit` bytes together."""

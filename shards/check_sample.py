@@ -1,8 +1,6 @@
 """One sample of a finished tar, checked: what it holds and what is wrong with it."""
 
-import hashlib
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
@@ -56,12 +54,3 @@ def check_sample(file: int, where: str, sample: tars.TarSample, decode: bool) ->
         problem, warning = images.check_image(data)
         return check._replace(problem=problem, warning=warning)
     return check
-
-
-def sha256(path: Path) -> str:
-    """A file's SHA-256, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

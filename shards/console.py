@@ -1,4 +1,4 @@
-"""Standard error that nobody may read any more: what cannot be written there is dropped.
+"""Standard error: lines for the user; and what cannot be written there, because nobody reads it any more, is dropped.
 
 Its reader may end (a terminal, `head`, a logger), the disk under a log may be full, or the stream may be closed from
 the beginning. None of that is a reason to end a conversion or a training run, whose results lie elsewhere.
@@ -7,6 +7,11 @@ the beginning. None of that is a reason to end a conversion or a training run, w
 import os
 import sys
 from typing import Any, TextIO
+
+
+def notice(text: str) -> None:
+    """A line for the user on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Droppable:

@@ -12,10 +12,11 @@ import numpy as np
 
 from shards import index
 from shards.atomic import atomic_write
+from shards.cache import user_cache
 from shards.errors import InputError, reason
 from shards.hidden import visible
 from shards.index import current_index, index_tar, read_index
-from shards.index_cache import cached_positions, user_cache
+from shards.index_cache import cached_positions
 from shards.records import Quarantined, Shard, Sizes, Skipped, Split, from_json, to_json
 from shards.remote import Remote
 

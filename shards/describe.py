@@ -8,13 +8,13 @@ import numpy.typing as npt
 
 from shards import tars
 from shards.atomic import locked
-from shards.check_sample import check_sample, sha256
+from shards.check_sample import check_sample
 from shards.dataset import COMPANIONS, FILE, PLAN, Dataset
 from shards.errors import InputError
 from shards.hidden import visible
 from shards.index import entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
-from shards.records import Quarantined, Shard, Sizes, Split
+from shards.records import Quarantined, Shard, Sizes, Split, sha256
 from shards.sources.labels import class_words
 from shards.sources.left_out import compressed_tars, give_notice, links_in, notices
 from shards.sources.sample_labels import Tally, class_names

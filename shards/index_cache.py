@@ -7,7 +7,6 @@ cache folder, so that a data set's own folder holds nothing but what was written
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,16 +18,6 @@ from shards.index import POSITION
 
 KEY_SIZE = hashlib.sha256().digest_size  # bytes at the beginning of the file, before the array's
 MIN_CACHED = 50_000  # samples of a split: fewer are read from their index files in a fifth of a second
-
-
-def user_cache() -> Path:
-    """The project's folder in the user's cache folder. Raises InputError for a user without a home folder."""
-    if parent := os.environ.get("XDG_CACHE_HOME"):
-        return Path(parent) / "alexnet-dali"
-    try:
-        return Path.home() / ".cache" / "alexnet-dali"
-    except RuntimeError:  # no $HOME, and a user whom the system does not know, as in a container
-        raise InputError("there is no home folder for a cache: set HOME or XDG_CACHE_HOME") from None
 
 
 def cached_positions(

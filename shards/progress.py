@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from shards.console import notice
+
 LINE_EVERY = 10.0  # seconds between plain lines
 EVIDENCE = 5.0  # seconds of work without which no time left is told
 MOST_SAMPLES = 64
@@ -103,7 +105,7 @@ class Progress:
         if self.bar:
             self.bar.console.print(text, highlight=False, markup=False)
         elif not self.quiet:
-            print(f"{text}{'' if ended else self._left()}", file=sys.stderr, flush=True)
+            notice(f"{text}{'' if ended else self._left()}")
 
     def note(self, text: str, line: str) -> None:
         """Shows a text in the bar, beside the rate; where there is no bar, prints the line."""
@@ -119,7 +121,7 @@ class Progress:
         size = 10**6 if self.unit == "MB" else 1
         of = f"/{self.total // size}" if self.total is not None else ""
         rate = f", {self._rate()}" if self.unit in ("img", "MB") else ""
-        print(f"{self.label}: {self.done // size}{of} {self.unit}{rate}{ending}", file=sys.stderr, flush=True)
+        notice(f"{self.label}: {self.done // size}{of} {self.unit}{rate}{ending}")
 
     def _rate(self) -> str:
         if self.unit not in ("img", "MB"):

@@ -1,6 +1,8 @@
 """The records that `dataset.json` is made of: a split, its shards, and the images that are not in them."""
 
+import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +31,15 @@ class Shard:
     samples: int
     bytes: int
     sha256: str
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256, as a `Shard` has it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

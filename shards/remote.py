@@ -17,12 +17,10 @@ from typing import BinaryIO
 import numpy as np
 
 from shards.atomic import atomic_write
-from shards.cache import SUFFIX, Cache
-from shards.check_sample import sha256
+from shards.cache import SUFFIX, Cache, user_cache
 from shards.errors import InputError
 from shards.index import end, positions, read_index
-from shards.index_cache import user_cache
-from shards.records import Shard
+from shards.records import Shard, sha256
 from shards.storage import Storage, is_url
 
 DEFAULT_LIMIT = 64 * 2**30  # bytes of a cache whose size is not given

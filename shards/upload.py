@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from shards.atomic import atomic_write
+from shards.cache import user_cache
 from shards.convert import (
     ConvertOptions,
     check,
@@ -28,7 +29,6 @@ from shards.convert import (
 )
 from shards.dataset import COMPANIONS, FILE, PLAN, Dataset
 from shards.errors import InputError
-from shards.index_cache import user_cache
 from shards.output_folder import COPY, begin, claimed, done_marker, finish
 from shards.parts import Part
 from shards.processes import tick, tick_upload

@@ -13,13 +13,13 @@ import xxhash
 
 from shards import tars
 from shards.atomic import locked
-from shards.check_sample import SampleCheck, check_sample, sha256
+from shards.check_sample import SampleCheck, check_sample
 from shards.dataset import COMPANIONS, FILE, Dataset
 from shards.describe import unlisted_tars
 from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
-from shards.records import Quarantined, Shard
+from shards.records import Quarantined, Shard, sha256
 from shards.sources.sample_labels import Tally
 from shards.sources.told import contradictions
 from shards.wording import counted

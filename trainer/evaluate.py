@@ -1,7 +1,6 @@
 """Top-1 and top-5 error on a split (paper, section 4.1: ten crops, their softmax outputs averaged)."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import nn
 
 from pipeline.loader import BAD_LABEL, Batch, Loader
 from pipeline.preprocess import Preprocess
-from pipeline.samples import notice
+from shards.console import notice
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.progress import Progress
@@ -250,7 +249,7 @@ def evaluation_precision(name: str, context: RankContext) -> Precision:
     """The precision that a run was trained in, or fp32, with a line on stderr, where the device does not have it."""
     if name == "tf32" and context.device.type != "cuda":
         if context.rank == 0:
-            print(f"trained in {name}, which needs a CUDA device: evaluating in fp32", file=sys.stderr)
+            notice(f"trained in {name}, which needs a CUDA device: evaluating in fp32")
         name = "fp32"
     return Precision(name, context.device)
 

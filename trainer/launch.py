@@ -9,7 +9,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -31,9 +30,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing.spawn import spawn
 
 from pipeline.order import check_batch_size
-from pipeline.samples import notice
 from pipeline.settings import prepare_environment
-from shards.console import drop_what_is_unread
+from shards.console import drop_what_is_unread, notice
 from shards.errors import InputError
 from shards.processes import shared_memory
 from shards.wording import counted
@@ -146,7 +144,7 @@ def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
         if device == "cuda":
             raise InputError("--device cuda, but torch finds no CUDA device here: use --device cpu or auto")
         if not quiet:
-            print(f"No CUDA device here: this runs on the CPU, in {counted(gpus, 'process')}.", file=sys.stderr)
+            notice(f"No CUDA device here: this runs on the CPU, in {counted(gpus, 'process')}.")
         return "cpu"
     if available < gpus:
         raise InputError(f"--gpus {gpus}, but this machine has {available}: use --gpus {available}, or --device cpu")

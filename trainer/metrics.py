@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.samples import notice
 from shards.atomic import atomic_write
+from shards.console import notice
 from shards.errors import InputError
 
 FILE = "metrics.jsonl"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.samples import notice
+from shards.console import notice
 
 
 class Profiler:

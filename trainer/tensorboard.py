@@ -10,7 +10,7 @@ import torch
 
 from pipeline.preprocess import Preprocess
 from pipeline.preview import tiles
-from pipeline.samples import notice
+from shards.console import notice
 from shards.errors import InputError
 from trainer.kernels import columns_of
 

@@ -21,11 +21,12 @@ from nvidia import dali
 from pipeline.loader import Batch, Loader
 from pipeline.order import Augmentation
 from pipeline.preprocess import Preprocess
-from pipeline.samples import notice, small_set_note
+from pipeline.samples import small_set_note
 from pipeline.settings import prepare_environment
 from pipeline.stats import FILE as STATS_FILE
 from pipeline.stats import Stats
 from shards.atomic import locked
+from shards.console import notice
 from shards.dataset import VAL_REMEDY, Dataset
 from shards.errors import InputError
 from shards.progress import Progress

@@ -9,12 +9,12 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from shards.atomic import atomic_write
+from shards.console import notice
 from shards.dataset import FILE, PLAN
 from shards.errors import InputError
 from shards.hidden import is_hidden
@@ -209,7 +209,7 @@ def _say(url: Storage, root: Path, read: Sequence[StoredFile], missing: Sequence
     amount = f"{counted(len(missing), 'file')} ({'at least ' if unknown else ''}{_shown(size)})"
     rest = f"; the other {len(read) - len(missing):,} are there" if len(missing) < len(read) else ""
     until = "it is removed when the data set is complete; until then the same command continues with it"
-    print(f"{amount} of {url} to copy to {root}{rest}; {until}", file=sys.stderr, flush=True)
+    notice(f"{amount} of {url} to copy to {root}{rest}; {until}")
     on_disk = sum(-(-(file.size or 0) // BLOCK) * BLOCK for file in missing)
     if (free := shutil.disk_usage(root).free) < on_disk:
         raise InputError(f"{root} has room for {_shown(free)}, and {url} needs {_shown(on_disk)}: choose another --out")

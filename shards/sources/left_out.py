@@ -2,10 +2,10 @@
 
 import os
 import re
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from shards.console import notice
 from shards.dataset import FILE, PLAN
 from shards.errors import InputError
 from shards.hidden import entries, is_hidden
@@ -109,7 +109,7 @@ def give_notice(lines: Sequence[str], strict: bool) -> None:
     if strict and lines:
         raise InputError(f"--strict: {'; '.join(lines)}")
     for text in lines:
-        print(f"notice: {text}", file=sys.stderr, flush=True)
+        notice(f"notice: {text}")
 
 
 def kind_of(name: str) -> str | None:
