@@ -18,6 +18,7 @@ from paper.registry import SEEDS, STUDIES, table
 from shards.atomic import make_output_folder
 from shards.console import drop_what_is_unread
 from shards.errors import InputError
+from shards.storage import is_url
 from trainer.config import (
     DECODING,
     GROUPS,
@@ -55,7 +56,7 @@ class Folder(click.ParamType[Any]):
         self.at_url = at_url
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if "://" in str(value):
+        if is_url(str(value)):
             if self.at_url:
                 return self.at_url(str(value))
             raise InputError(
@@ -267,10 +268,8 @@ def located(command: Callable[..., Any]) -> Callable[..., Any]:
     def packed(data: str | None, cache: Path | None, cache_size: int | None, **options: Any) -> Any:
         from shards.remote import locate
 
-        where = None if data is None else locate(data, cache, cache_size)
-        if where is None and (cache or cache_size):
-            raise InputError("--cache and --cache-size are for a data set at a URL: leave them out")
-        return command(data=where, **options)
+        where = locate(data or "", cache, cache_size)  # which refuses a cache without a URL, and so without data
+        return command(data=None if data is None else where, **options)
 
     return training_options("cache", "cache_size")(packed)
 

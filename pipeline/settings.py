@@ -7,7 +7,6 @@ The command line overrides what was tuned, and that overrides DALI's own default
 
 import json
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from shards.atomic import atomic_write
 from shards.cache import user_cache
 from shards.console import notice
 from shards.errors import InputError
+from shards.processes import cpu_name
 
 
 class Settings(NamedTuple):
@@ -57,12 +57,7 @@ def choose_settings(chosen: Mapping[str, Any], tuned: Mapping[str, Any], threads
 
 def tuning_key(device_id: int | None, cores: int, stored: int | None) -> str:
     """The key under which tuned settings are kept: a rank's device and cores, and the images' size."""
-    if device_id is None:
-        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-        names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        device = next(names, platform.machine())
-    else:
-        device = torch.cuda.get_device_name(device_id)
+    device = cpu_name() if device_id is None else torch.cuda.get_device_name(device_id)
     return f"{device}, {cores} cores a rank, {f'images of {stored} x {stored}' if stored else 'originals'}"
 
 

@@ -22,6 +22,7 @@ from shards.convert import (
     dataset_of,
     list_images,
     refuse_among_images,
+    runner,
     shard_jobs,
     shard_path,
     write_shards,
@@ -29,7 +30,6 @@ from shards.convert import (
 from shards.dataset import PLAN, Dataset, from_content
 from shards.errors import InputError
 from shards.output_folder import claim_plan, done_marker, finish, load_finished
-from shards.processes import cores, run_jobs
 from shards.sources.left_out import give_notice
 from shards.sources.told import without_train_images
 from shards.wording import counted
@@ -71,13 +71,12 @@ def write_part(root: Path, out: Path, options: ConvertOptions, part: Part) -> st
             return f"{out} is complete already"
         claim_plan(out, listed.plan)
         _refuse_other_division(out, part)
-        run = partial(run_jobs, workers=options.workers or cores())
         shards, written = {}, 0
         for name in listed.splits:
             jobs = shard_jobs(listed, out, name, options)
             own = jobs[part.number - 1 :: part.parts]
             _remove_half_written(own)
-            split = combined(write_shards(run, name, own), len(listed.source.classes))
+            split = combined(write_shards(runner(options), name, own), len(listed.source.classes))
             if options.strict and split.skipped:
                 _remove(own)  # so that the image can be mended and the command repeated
                 check(split, name, root, strict=True)

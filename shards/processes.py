@@ -7,6 +7,7 @@ the machine.
 
 import multiprocessing
 import os
+import platform
 import resource
 import signal
 import sys
@@ -17,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
@@ -76,6 +78,13 @@ def _report() -> None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def cpu_name() -> str:
+    """The processor's model, as the kernel names it; its architecture where it names none."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def run_jobs(

@@ -33,7 +33,7 @@ from pipeline.order import check_batch_size
 from pipeline.settings import prepare_environment
 from shards.console import drop_what_is_unread, notice
 from shards.errors import InputError
-from shards.processes import shared_memory
+from shards.processes import cores, shared_memory
 from shards.wording import counted
 from trainer.config import check_towers
 from trainer.model_parallel import DenseShardGroup, Layout, Replicas, ShardGroup, unsharded_layout
@@ -153,7 +153,7 @@ def choose_device(device: str, gpus: int, quiet: bool = False) -> str:
 
 def _rank_context(spec: RankSpec, layout: Layout) -> RankContext:
     device = torch.device(spec.kind, spec.local_rank) if spec.kind == "cuda" else torch.device("cpu")
-    threads = max(1, len(os.sched_getaffinity(0)) // spec.local_world_size)
+    threads = max(1, cores() // spec.local_world_size)
     torch.set_num_threads(threads)
     if spec.kind == "cpu":
         reuse_memory()

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from shards.processes import cpu_name
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -38,13 +40,6 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def cpu_name() -> str:
-    """The processor's model, as the kernel names it."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def memory_gib() -> float:

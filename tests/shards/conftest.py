@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shards import convert, describe, parts, verify
+from shards import convert, describe, verify
 from shards.sources import copy_url, parquet, webdataset
 from tests.support import source_layouts as layouts
 from tests.support.faulty_proxy import faulty_proxy
@@ -21,7 +21,7 @@ def in_this_process(monkeypatch):
     def run_here(function, jobs, *_, **__):
         return [function(*job) for job in jobs]
 
-    for module in (convert, copy_url, describe, parquet, parts, verify, webdataset):
+    for module in (convert, copy_url, describe, parquet, verify, webdataset):
         monkeypatch.setattr(module, "run_jobs", run_here)
 
 

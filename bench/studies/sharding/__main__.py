@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
-from bench.harness.host import cpu_name, memory_gib
+from bench.harness.host import memory_gib
 from bench.harness.record import heading, json_option, write_report
 from bench.studies import sharding as study
 from bench.studies.sharding.codecs import libraries, scaled_decoding
 from bench.studies.sharding.conversion import keep, size256
 from bench.studies.sharding.memory import memory
 from bench.studies.sharding.rounds import Setup
+from shards.processes import cpu_name
 
 LIBRARIES = ("numpy", "pillow", "simplejpeg", "xxhash", "webdataset", "opencv", "pyturbojpeg")
 PARTS = {part.__name__: part for part in (keep, size256, libraries, scaled_decoding, memory)}
