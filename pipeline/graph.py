@@ -45,11 +45,19 @@ def region(encoded: Node, offset: Node, flip: Node) -> tuple[Node, Node, Node, N
     scaled = math.floor(shape * SIZE / shorter + 0.5)
     pixel = shape / scaled
     low = (math.floor((scaled - SIZE) / 2) + offset) * pixel
+    anchor, extent = with_margin(low, CROP, pixel, shape)
+    return anchor, extent, low - anchor + flip * CROP * pixel, low - anchor + (1.0 - flip) * CROP * pixel
+
+
+def with_margin(low: Node, size: int, pixel: Node, shape: Node) -> tuple[Node, Node]:
+    """(anchor, extent), in whole pixels, of the rectangle to decode for one that is scaled to size x size.
+
+    Args: low: the corner of that; pixel: the original's pixels to one of the result; shape: the original's.
+    """
     # The triangle filter reaches a pixel of the result to either side: so many of the original, and one for rounding
     reach = math.ceil(math.max(pixel, 1.0)) + 1
     anchor = math.max(math.floor(low) - reach, 0.0)
-    extent = math.min(math.ceil(low + CROP * pixel) + reach, shape) - anchor
-    return anchor, extent, low - anchor + flip * CROP * pixel, low - anchor + (1.0 - flip) * CROP * pixel
+    return anchor, math.min(math.ceil(low + size * pixel) + reach, shape) - anchor
 
 
 def decoder_options(gpu: bool, hw_decoder_load: float, largest: Sizes) -> Options:

@@ -11,7 +11,7 @@ import torch
 from nvidia.dali import fn, math, types
 from nvidia.dali.pipeline import pipeline_def
 
-from pipeline.graph import Node, Options, Reader, cut, decode, read, scale, seen_shape
+from pipeline.graph import Node, Options, Reader, cut, decode, read, scale, seen_shape, with_margin
 from pipeline.views import TRIES, CenterCrop, RandomResizedCrop, View
 
 FLOAT = types.DALIDataType.FLOAT
@@ -93,10 +93,7 @@ def center(encoded: Node, view: CenterCrop, decoder: Options, stored: int | None
     scaled = math.floor(shape * view.resize / shorter + 1e-3)  # a little more: float32 may be just below a whole number
     pixel = shape / scaled
     low = half(scaled - view.size) * pixel
-    # As in `pipeline.graph.region`: what the triangle filter reaches, and one pixel for rounding
-    reach = math.ceil(math.max(pixel, 1.0)) + 1
-    anchor = math.max(math.floor(low) - reach, 0.0)
-    extent = math.min(math.ceil(low + view.size * pixel) + reach, shape) - anchor
+    anchor, extent = with_margin(low, view.size, pixel, shape)
     image = decode(encoded, anchor, extent, decoder)
     return scale(image, low - anchor, low - anchor + view.size * pixel, view.size)
 
