@@ -54,9 +54,8 @@ class RankSetup:
         options |= {"rank_slice": self.context.rank_slice, "augmentation": Augmentation(self.stats)}
         return {**options, **changed}
 
-    def loader(self, view: str, split: str = "train", dataset: Dataset | None = None) -> Loader:
-        """A loader of the data set, or of another one."""
-        return Loader(dataset or self.dataset, split, view, **self.loader_options())
+    def loader(self, view: str, split: str = "train") -> Loader:
+        return Loader(self.dataset, split, view, **self.loader_options())
 
     def batches(self, dataset: Dataset | None = None, **changed: Any) -> Iterator[Batch]:
         """Training batches without end, some of the loader's options changed."""

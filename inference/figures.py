@@ -108,9 +108,9 @@ def kernels(trained: Trained) -> Image.Image:
     return sheet
 
 
-def guesses(trained: Trained, asked: list[Shown], columns: int = 4) -> Image.Image:
+def guesses(trained: Trained, asked: list[Shown]) -> Image.Image:
     """Images, what they are, and the model's five best guesses with bars; the right one's bar is red."""
-    predictor = Predictor(trained, 10, 5)
+    predictor, columns = Predictor(trained, 10, 5), 4
     width, height = SIZE + MARGIN, SIZE + 7 * LINE + MARGIN
     sheet = Image.new("RGB", (columns * width + MARGIN, -(-len(asked) // columns) * height + MARGIN), "white")
     for number, image in enumerate(asked):

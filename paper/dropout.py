@@ -17,6 +17,7 @@ from paper.small_net import CHUNK, Prepare, Shape, SmallNet, orders, stepper, su
 PAPER: dict[str, Any] = {"iterations": 2, "section": "4.2"}
 SIDE = 32
 NETS = ("with dropout", "without dropout")
+STEPS = 50  # after which the two forms are compared
 BOTH, LAST = (True, True), (False, True)  # hidden layers that are dropped from
 
 
@@ -83,9 +84,9 @@ def training(data: Callable[[], ImageSet], size: Size, name: str, seed: int) -> 
     return result
 
 
-def both_forms(data: Callable[[], ImageSet], size: Size, seed: int, steps: int = 50) -> dict[str, Any]:
+def both_forms(data: Callable[[], ImageSet], size: Size, seed: int) -> dict[str, Any]:
     """{"seed", "steps", "difference"}: the paper's form and the inverted one, trained in float64 with the same masks
-    from the same function: how far at most their logits are apart after so many steps, as a share of the largest.
+    from the same function: how far at most their logits are apart after STEPS, as a share of the largest.
 
     The inverted form's halved weights have twice the gradients, so that their learning rate is a quarter.
     """
@@ -103,7 +104,7 @@ def both_forms(data: Callable[[], ImageSet], size: Size, seed: int, steps: int =
         (theirs, torch.optim.SGD(rates, size.lr, momentum=0.9), 1 / (1 - DROPPED)),
     )
     batches = next(orders(len(train.labels), size.batch_size, seed)).to(device)
-    for number in range(steps):
+    for number in range(STEPS):
         rows = batches[number % len(batches)]
         images = prepare(train.images[rows]).double()
         for net, optimizer, scale in forms:
@@ -117,7 +118,7 @@ def both_forms(data: Callable[[], ImageSet], size: Size, seed: int, steps: int =
     return {
         "net": "inverted",
         "seed": seed,
-        "steps": steps,
+        "steps": STEPS,
         "difference": float((own - other).abs().max() / own.abs().max()),
     }
 

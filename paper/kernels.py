@@ -27,12 +27,12 @@ def chroma(kernels: np.ndarray) -> np.ndarray:
     return share
 
 
-def specialization(kernels: np.ndarray, seed: int = 0) -> Specialization:
-    """Of kernels whose first half is one tower's. Args: seed: of the random halves."""
+def specialization(kernels: np.ndarray) -> Specialization:
+    """Of kernels whose first half is one tower's."""
     shares = chroma(kernels.astype(np.float64))
     half = len(shares) // 2
     towers = shares[:half].mean(), shares[half:].mean()
-    mixed = np.random.default_rng(seed).permuted(np.tile(shares, (HALVES, 1)), axis=1)
+    mixed = np.random.default_rng(0).permuted(np.tile(shares, (HALVES, 1)), axis=1)
     random = np.abs(mixed[:, :half].mean(axis=1) - mixed[:, half:].mean(axis=1))
     difference = abs(towers[0] - towers[1])
     return {

@@ -148,10 +148,10 @@ class Loader:
             valid=min(self.batch_size, len(self.samples) - batch * self.batch_size),
         )
 
-    def pipelines(self, epoch: int, start: int = 0) -> "Pipelines":
-        """DALI pipelines of their own from an epoch's batch `start` on, built; their outputs are the view's images.
-        Past the epoch's end others follow."""
-        running = self._run_from((epoch, start))
+    def pipelines(self, epoch: int) -> "Pipelines":
+        """DALI pipelines of their own from an epoch's beginning on, built; their outputs are the view's images. Past
+        the epoch's end others follow."""
+        running = self._run_from((epoch, 0))
         for reader in running.readers:
             reader.ahead = deque(maxlen=0)  # nobody will ask for the labels
         return running

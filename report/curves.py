@@ -14,9 +14,9 @@ PERCENT = Axis("error", 1.0, lambda share: f"{share:.0%}")
 Points = list[tuple[float, float]]
 
 
-def smooth(values: Sequence[float], window: int = WINDOW) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
     """The mean of each value and its neighbors, fewer at the ends."""
-    around = [values[max(0, i - window // 2) : i + window // 2 + 1] for i in range(len(values))]
+    around = [values[max(0, i - WINDOW // 2) : i + WINDOW // 2 + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in around]
 
 
@@ -64,8 +64,7 @@ def speed(run: Run, beside: Sequence[Run]) -> Plot:
 
     waits = [wait for one in beside for _, wait in points(one, "data_wait")]
     rates = [rate for one in beside for _, rate in points(one, "img_per_s")]
-    left = Axis("share of the time", max(0.1, round_up(max(waits, default=0.0))), lambda share: f"{share:.3g}")
-    left = left._replace(text=lambda share: f"{share * 100:.3g}%")
+    left = Axis("share of the time", max(0.1, round_up(max(waits, default=0.0))), lambda share: f"{share * 100:.3g}%")
     right = Axis("images a second", round_up(max(rates, default=1.0)), lambda rate: f"{rate:,.6g}")
     lines = [
         Line("waiting for data", points(run, "data_wait"), 5),

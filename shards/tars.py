@@ -73,11 +73,6 @@ class TarSample(NamedTuple):
         hint = " (a key ends at the first dot of a name: put another character there)" if endings else ""
         return f"{what} {listed(self.parts)}{hint}"
 
-    @property
-    def name(self) -> str:
-        """The key without its folder."""
-        return self.key.rpartition("/")[2]
-
 
 def padded(length: int) -> int:
     """Bytes that data of this length takes in a tar."""
