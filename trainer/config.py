@@ -116,13 +116,9 @@ class Option:
         return None
 
 
-MISSING: Any = object()
-
-
-def option(help: str, group: str, default: Any = MISSING, **more: Any) -> Any:
+def option(help: str, group: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
     """A field of TrainConfig: see `Option`. Without a default it has to be given."""
-    metadata = {"option": Option(help, group, **more)}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+    return field(default=default, metadata={"option": Option(help, group, **more)})
 
 
 @dataclass(frozen=True)
