@@ -348,8 +348,7 @@ class Trainer:
             also = self.board.line if self.board else None
             self.logger = metrics.MetricsLogger(run, self.step, self.step in self.errors, also)
             if self.step:
-                done = self.step > self.last_step or (self.step == self.last_step and self.saved[1])
-                done = done or (self.step == self.last_step and not self.val_loader)
+                done = self.step >= self.last_step and not self._evaluation_is_due()
                 ending = ": nothing is left to do" if done else ""
                 notice(f"Resumed after step {self.step} of {self.last_step}{ending}")
         # Only now: it clears away what a killed run left half-written
