@@ -510,8 +510,6 @@ def stats(data: Path, as_json: bool, threads: int | None) -> None:
 )
 @click.option(
     "--images",
-    "--pictures",
-    "images",
     type=click.IntRange(1, 64),
     default=8,
     show_default=True,

@@ -47,25 +47,25 @@ def _plain(value: Any) -> str:
 
 def bad_section(both: Sequence[tuple[Run, Answers]]) -> Iterator[str]:
     """What was left out: by the conversion, by quarantine, in training, and in the evaluation for this page."""
-    told = False
+    reported = False
     for _, run, dataset in _sets(both):
         if not dataset:
-            told = True
+            reported = True
             yield text(f"What {FILE} of {run.record['data']} leaves out is not known without it.", "quiet")
             continue
         for name, split in dataset.splits.items():
             skipped = [[one.file, one.reason] for one in split.skipped]
             quarantined = [[f"{one.shard}: {one.key}", one.reason] for one in split.quarantined]
             for rows, what in ((skipped, "skipped by the conversion"), (quarantined, "quarantined")):
-                told |= bool(rows)
+                reported |= bool(rows)
                 yield from _listed(rows, f"{name}: {counted(rows, 'image')} {what}, of {dataset.where}")
     for run, answers in both:
         evaluated = answers.measured.bad if answers.measured else {}
         for bad, what in ((run.bad, "training"), (evaluated, "the evaluation for this page")):
-            told |= bool(bad)
+            reported |= bool(bad)
             rows = [[name, why] for name, why in bad.items()]
             yield from _listed(rows, f"{run.name}: {counted(rows, 'image')} could not be decoded in {what}")
-    if not told:
+    if not reported:
         yield text("None is known: no image was skipped or quarantined, and none failed to decode.")
 
 

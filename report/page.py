@@ -186,16 +186,16 @@ def _configuration(runs: Sequence[Run]) -> Iterator[str]:
     values = {
         name: [run.config.recorded().get(name) for run in runs] for name, about in OPTIONS.items() if about.recorded
     }
-    told = {name for name, given in values.items() if given != [_recorded_default(name)] * len(runs)}
+    changed = {name for name, given in values.items() if given != [_recorded_default(name)] * len(runs)}
     heads = ["option", *(run.name if len(runs) > 1 else "this run" for run in runs), "default"]
 
     def row(name: str) -> list[str]:
         differ = " (differs)" if any(value != values[name][0] for value in values[name]) else ""
         return [flag_of(name).partition("/")[0] + differ, *map(_written, values[name]), default_text(name)]
 
-    yield table(map(row, sorted(told, key=list(values).index)), heads)
+    yield table(map(row, sorted(changed, key=list(values).index)), heads)
     yield folded(
-        "All other options are at their defaults", table(map(row, (n for n in values if n not in told)), heads)
+        "All other options are at their defaults", table(map(row, (n for n in values if n not in changed)), heads)
     )
     versions = [" ".join(f"{name} {value}" for name, value in run.record.get("versions", {}).items()) for run in runs]
     yield text("Versions: " + "; ".join(dict.fromkeys(versions)), "quiet")

@@ -38,7 +38,7 @@ from shards.sources.copy_url import (
 )
 from shards.sources.detect import find_source
 from shards.sources.left_out import give_notice, holds_images, notices
-from shards.sources.told import with_names_compared, without_train_images
+from shards.sources.reported import with_names_compared, without_train_images
 from shards.storage import Storage
 from shards.tars import BLOCK
 from shards.wording import counted

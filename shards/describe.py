@@ -17,8 +17,8 @@ from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard, Sizes, Split, sha256
 from shards.sources.labels import class_words
 from shards.sources.left_out import compressed_tars, give_notice, links_in, notices
+from shards.sources.reported import refuse_gaps, without_train_images
 from shards.sources.sample_labels import Tally, class_names
-from shards.sources.told import refuse_gaps, without_train_images
 from shards.sources.webdataset import beside_tars, check_labels, tars_by_split
 from shards.wording import counted
 
@@ -111,7 +111,7 @@ def _classes(tallies: list[Tally]) -> tuple[str, ...]:
     first = {label: image for tally in tallies for label, image in tally.first.items()}
     numbers = {label: image for label, image in first.items() if isinstance(label, int)}
     refuse_gaps(numbers)
-    return class_names((tally.told for tally in tallies), max(numbers, default=-1))
+    return class_names((tally.reported for tally in tallies), max(numbers, default=-1))
 
 
 def unlisted_tars(dataset: Dataset) -> list[str]:

@@ -31,7 +31,7 @@ from shards.dataset import PLAN, Dataset, from_content
 from shards.errors import InputError
 from shards.output_folder import claim_plan, done_marker, finish, load_finished
 from shards.sources.left_out import give_notice
-from shards.sources.told import without_train_images
+from shards.sources.reported import without_train_images
 from shards.wording import counted
 from shards.write_shard import ShardJob, WrittenShard, read_marker
 

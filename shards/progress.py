@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from shards.console import notice
 
 LINE_EVERY = 10.0  # seconds between plain lines
-EVIDENCE = 5.0  # seconds of work without which no time left is told
+EVIDENCE = 5.0  # seconds of work without which no time left is reported
 MOST_SAMPLES = 64
 
 

@@ -92,8 +92,8 @@ class Storage:
         files, _ = self._file_system()
 
         def fetch() -> None:
-            told = Callback(hooks={"arrived": lambda _, value, **__: arrived(value)})
-            files.get_file(self._path(name), str(path), callback=told)
+            callback = Callback(hooks={"arrived": lambda _, value, **__: arrived(value)})
+            files.get_file(self._path(name), str(path), callback=callback)
             with open(path, "rb") as file:
                 self._check_no_page(name, file.read(PAGE_BEGIN))
             check(path)
@@ -115,8 +115,8 @@ class Storage:
         options = {"max_concurrency": PARTS_AT_ONCE} if self.url.startswith("s3") else {}
 
         def send() -> None:
-            told = Callback(hooks={"sent": lambda _, value, **__: sent(value)})
-            files.put_file(str(path), f"{root}/{name}", callback=told, **options)
+            callback = Callback(hooks={"sent": lambda _, value, **__: sent(value)})
+            files.put_file(str(path), f"{root}/{name}", callback=callback, **options)
             files.invalidate_cache()
             length = path.stat().st_size
             try:

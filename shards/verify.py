@@ -20,8 +20,8 @@ from shards.errors import InputError
 from shards.index import components, entry, plain, read_index, write_index
 from shards.processes import cores, run_jobs, tick
 from shards.records import Quarantined, Shard, sha256
+from shards.sources.reported import contradictions
 from shards.sources.sample_labels import Tally
-from shards.sources.told import contradictions
 from shards.wording import counted
 
 SCHEMA = 1
@@ -117,7 +117,7 @@ def verify(root: Path, decode: bool = False, quarantine: bool = False, workers: 
         first: dict[str, tuple[int, str]] = {}  # by name of a class, the first number and sample that have it
         for shard, (shard_report, hashed, tally) in zip(shards, results, strict=True):
             report.add(shard_report)
-            report.warnings += [shard.problem(None, text) for text in contradictions(tally.told, first)]
+            report.warnings += [shard.problem(None, text) for text in contradictions(tally.reported, first)]
             hashes.setdefault(shard.split, {})[shard.shard.name] = hashed
         for name, by_shard in hashes.items():
             report.warnings += _shared_keys(root, name, by_shard)

@@ -45,8 +45,8 @@ def started() -> Started | None:
         return None
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if lacking := [name for name in names if not os.environ.get(name)]:
-        told = ", ".join(f"{name} is {os.environ[name]}" for name in names[:2] if name in os.environ)
-        raise InputError(f"{told}, but {' and '.join(lacking)} not set: set all of {', '.join(names)}, or none")
+        given = ", ".join(f"{name} is {os.environ[name]}" for name in names[:2] if name in os.environ)
+        raise InputError(f"{given}, but {' and '.join(lacking)} not set: set all of {', '.join(names)}, or none")
     assert rank is not None and world_size is not None
     if not rank < world_size:
         raise InputError(f"RANK is {rank} and WORLD_SIZE {world_size}: ranks are counted from 0")

@@ -315,15 +315,15 @@ class Trainer:
 
     def _stats_of(self, state: dict[str, Any], newest: Path) -> Stats:
         """What the run subtracts and adds, from its checkpoint, whatever the data set has by now."""
-        told = notice if self.is_first else lambda text: None
-        stats = checkpoint.stats_of(state, newest, self.dataset, told)
+        report = notice if self.is_first else lambda text: None
+        stats = checkpoint.stats_of(state, newest, self.dataset, report)
         try:
             unchanged = stats.equals(Stats.load(self.dataset.root))
         except InputError:
             unchanged = False
         if not unchanged:
             path = self.dataset.root / STATS_FILE
-            told(f"{path} is not what the run began with: it goes on with the mean and components in {newest.name}")
+            report(f"{path} is not what the run began with: it goes on with the mean and components in {newest.name}")
         return stats
 
     def _open(self, preemption: PreemptionHandler, stack: contextlib.ExitStack) -> None:

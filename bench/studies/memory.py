@@ -56,7 +56,7 @@ def resident_memory() -> dict[str, float]:
 
 @click.command(help=__doc__)
 @click.option("--images", default=100_000, show_default=True, help="Images of an epoch.")
-@click.option("--giants", "oversized", default=8, show_default=True, help="Oversized images among them.")
+@click.option("--oversized", default=8, show_default=True, help="Oversized images among them.")
 @click.option("--side", default=6000, show_default=True, help="The shorter side of an oversized image, pixels.")
 @click.option("--epochs", default=5, show_default=True, help="Epochs to read.")
 @json_option

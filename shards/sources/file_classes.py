@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from shards.errors import InputError
 from shards.sources.match import normal
-from shards.sources.told import WNID, merged, refuse_contradictions, refuse_gaps, told_names
+from shards.sources.reported import WNID, merged, refuse_contradictions, refuse_gaps, reported_names
 
 
 class Summary(NamedTuple):
@@ -93,7 +93,7 @@ def _by_name(summaries: Mapping[Path, Summary], train: list[Path]) -> FileClasse
     return FileClasses(tuple(classes.values()), numbers, True)
 
 
-def told_by_names(files: FileClasses, summaries: Mapping[Path, Summary]) -> dict[int, dict[str, str]]:
+def reported_by_names(files: FileClasses, summaries: Mapping[Path, Summary]) -> dict[int, dict[str, str]]:
     """The WNIDs that the images' names tell, by class number."""
     return merged(
         {files.numbers[path][label]: {wnid: f"{path}, row {row}" for wnid, row in wnids.items()}}
@@ -102,18 +102,18 @@ def told_by_names(files: FileClasses, summaries: Mapping[Path, Summary]) -> dict
     )
 
 
-def class_wnids(files: FileClasses, told: dict[int, dict[str, str]], trusted: bool) -> dict[int, str]:
+def class_wnids(files: FileClasses, reported: dict[int, dict[str, str]], trusted: bool) -> dict[int, str]:
     """The classes' WNIDs, as far as their images' names tell them.
 
     Raises: InputError, unless the labels are `trusted`, when these contradict them or WNIDs as their names.
     """
     remedy = "correct one, or say with --label-key COLUMN that the labels count"
     if not trusted:
-        refuse_contradictions(told, remedy)
-        for number, wnids in told.items():
+        refuse_contradictions(reported, remedy)
+        for number, wnids in reported.items():
             for wnid, image in wnids.items():
                 name = files.classes[number]
                 if WNID.fullmatch(name) and name != wnid:
                     raise InputError(f"{image} has {wnid} in its image's name, and its label is {name}: {remedy}")
-    names = told_names(told)
+    names = reported_names(reported)
     return {number: name for number, name in names.items() if not WNID.fullmatch(files.classes[number])}

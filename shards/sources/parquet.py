@@ -22,10 +22,10 @@ from shards.hidden import visible
 from shards.processes import run_jobs, tick
 from shards.records import Skipped
 from shards.sources.base import KINDS, MAX_CLASSES, Source, SourceImage, split_of
-from shards.sources.file_classes import Summary, class_wnids, file_classes, told_by_names
+from shards.sources.file_classes import Summary, class_wnids, file_classes, reported_by_names
 from shards.sources.labels import class_words
 from shards.sources.left_out import beside_files, missing_pieces
-from shards.sources.told import WNID_IN_PATH, several_names
+from shards.sources.reported import WNID_IN_PATH, several_names
 
 BATCH = 16  # rows read from a file at once
 WITH_WNID = re.compile(r"(.+)_(n\d{8})$")  # ImageNet's on Hugging Face: n01440764_10026_n01440764.JPEG
@@ -67,8 +67,8 @@ def find_parquet(root: Path, scratch: Path | None, workers: int, label_key: str 
     results = run_jobs(summarize, [(path, label_key) for path in paths], workers, "read parquet labels", None)
     summaries: dict[Path, Summary] = dict(zip(paths, results, strict=True))
     files = file_classes(summaries, grouped["train"])
-    told = told_by_names(files, summaries)
-    wnids = class_wnids(files, told, trusted=label_key is not None)
+    reported = reported_by_names(files, summaries)
+    wnids = class_wnids(files, reported, trusted=label_key is not None)
     classes = tuple(wnids.get(number, name) for number, name in enumerate(files.classes))
     words = class_words(root, classes)
     if files.named:
@@ -86,7 +86,7 @@ def find_parquet(root: Path, scratch: Path | None, workers: int, label_key: str 
                 yield SourceImage(str(plain.absolute()), offset, length, f"{file}/{name or number}", class_number)
 
     splits = {split: images(group) for split, group in grouped.items()}
-    notices = _partial(paths) + several_names(told)
+    notices = _partial(paths) + several_names(reported)
     left_out = _left_out(root, paths, label_key, workers)
     return Source(
         kind="parquet",

@@ -9,7 +9,7 @@ from typing import Any
 from shards import tars
 from shards.errors import InputError
 from shards.sources.match import normal
-from shards.sources.told import WNID, WNID_IN_PATH, merged, told_names
+from shards.sources.reported import WNID, WNID_IN_PATH, merged, reported_names
 
 PATHS = ("filename", "file")  # fields of a .json that hold an image's path
 NUMBERS = ("label", "cls", "class")  # fields of a .json that hold a class number, or a class's name
@@ -23,11 +23,11 @@ REMEDY = "correct one, or say with --label-key cls that .cls counts"
 
 @dataclass
 class Tally:
-    """The labels of a tar's samples, with the first sample of each; the names that samples of each label tell, as of
-    `shards.sources.told`; how many samples contradict themselves, the key of the first and how it does; links."""
+    """The labels of a tar's samples, with the first sample of each; the names that samples of each label report, as of
+    `shards.sources.reported`; how many samples contradict themselves, the key of the first and how it does; links."""
 
     first: dict[int | str, str] = field(default_factory=dict)
-    told: dict[int, dict[str, str]] = field(default_factory=dict)
+    reported: dict[int, dict[str, str]] = field(default_factory=dict)
     contradictory: int = 0
     contradiction: tuple[str, str] | None = None
     digest: str = ""  # of all keys and labels, when it is complete
@@ -38,7 +38,7 @@ class Tally:
         sample = f"{where}: {key}"
         self.first.setdefault(label, sample)
         if name and isinstance(label, int):
-            self.told.setdefault(label, {}).setdefault(name, sample)
+            self.reported.setdefault(label, {}).setdefault(name, sample)
         if contradiction:
             self.contradictory += 1
             self.contradiction = self.contradiction or (key, contradiction)
@@ -108,13 +108,13 @@ def tells(sample: tars.TarSample, description: dict[str, Any], label: int | str)
     return wnid, None
 
 
-def class_names(told: Iterable[dict[int, dict[str, str]]], highest: int) -> tuple[str, ...]:
+def class_names(reported: Iterable[dict[int, dict[str, str]]], highest: int) -> tuple[str, ...]:
     """The names of the classes 0 to `highest`: the name that all samples of a class tell and no other's do, otherwise
     its number.
 
-    Args: told: what each tar's samples tell.
+    Args: reported: what each tar's samples report.
     """
-    names = told_names(merged(told))
+    names = reported_names(merged(reported))
     taken = set(names.values())
     return tuple(
         names.get(label, f"unnamed {label}" if str(label) in taken else str(label)) for label in range(highest + 1)

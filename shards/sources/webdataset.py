@@ -12,8 +12,8 @@ from shards.records import Skipped
 from shards.sources.base import Source, SourceImage, split_of
 from shards.sources.labels import class_words
 from shards.sources.left_out import beside_files, compressed_tars, links_in, missing_pieces
+from shards.sources.reported import merged, refuse_contradictions, refuse_gaps, several_names
 from shards.sources.sample_labels import REMEDY, Tally, class_names, hint, read_label_of, tells
-from shards.sources.told import merged, refuse_contradictions, refuse_gaps, several_names
 
 
 def find_webdataset(root: Path, workers: int, label_key: str | None = None) -> Source:
@@ -63,9 +63,9 @@ def check_labels(paths: Sequence[Path], tallies: Sequence[Tally]) -> list[str]:
         if tally.contradiction:
             key, reason = tally.contradiction
             raise InputError(f"{path}: sample {key}: {reason} ({tally.contradictory} such in this tar): {REMEDY}")
-    told = merged(tally.told for tally in tallies)
-    refuse_contradictions(told, REMEDY)
-    return several_names(told)
+    reported = merged(tally.reported for tally in tallies)
+    refuse_contradictions(reported, REMEDY)
+    return several_names(reported)
 
 
 def _classes(tallies: Sequence[Tally], train: int) -> tuple[dict[int | str, int], tuple[str, ...]]:
@@ -79,7 +79,7 @@ def _classes(tallies: Sequence[Tally], train: int) -> tuple[dict[int | str, int]
     if not texts:
         refuse_gaps(numbers)
         highest = max(numbers, default=-1)
-        return {label: label for label in numbers}, class_names((tally.told for tally in tallies), highest)
+        return {label: label for label in numbers}, class_names((tally.reported for tally in tallies), highest)
     if numbers:
         number, sample = next(iter(numbers.items()))
         raise InputError(f"{sample} has the label {number}, and {first[texts[0]]} {texts[0]!r}: use numbers or names")

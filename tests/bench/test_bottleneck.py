@@ -87,12 +87,12 @@ def test_nothing_is_concluded_from_a_busy_machine_and_no_small_model_is_compared
 
 def test_on_a_card_that_decodes_and_trains_the_summary_says_so_and_what_would_help():
     rates = {**RATES, "feed": 1e12, "model": 400, "pipeline beside": 400, "model beside": 200, "train": 270}
-    told = bottleneck.diagnose(rates, {"--decode-on cpu": 300, "256-shards": 1600}, Machine(16, CARD))
+    result = bottleneck.diagnose(rates, {"--decode-on cpu": 300, "256-shards": 1600}, Machine(16, CARD))
     assert (
-        "share the card: at the same time the pipeline makes 50% of its own rate and the model 50%" in told["verdict"]
+        "share the card: at the same time the pipeline makes 50% of its own rate and the model 50%" in result["verdict"]
     )
     # Hidden: the model's 400; decoded on the CPU: 300, beside the model; half of the time to decode: 1/400 + 1/1600
-    assert {change["change"]: pytest.approx(change["img_per_s"]) for change in told["would_be"]} == {
+    assert {change["change"]: pytest.approx(change["img_per_s"]) for change in result["would_be"]} == {
         "decoding wholly hidden behind the model": 400,
         "--decode-on cpu": 300,
         "256-shards": 320,

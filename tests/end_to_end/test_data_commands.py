@@ -28,7 +28,7 @@ def test_stats_and_preview_show_what_the_model_is_fed(data, tmp_path, run_here):
     assert about["samples"] == 96 and about["standard_deviations"] == sorted(about["standard_deviations"], reverse=True)
     assert (tmp_path / "copy" / "stats.npz").read_bytes() == (data / "stats.npz").read_bytes()
     assert "96 images" in run_here("stats", tmp_path / "copy").stdout
-    run_here("preview", data, "--out", tmp_path / "grid.png", "--pictures", 3)
+    run_here("preview", data, "--out", tmp_path / "grid.png", "--images", 3)
     # Three rows of four under captions, and two of five, made as wide
     assert Image.open(tmp_path / "grid.png").size == (4 * 226 - 2, 3 * ROW - 2 + 20 + CAPTION + TEN)
 

@@ -49,8 +49,8 @@ def test_a_run_from_a_url_is_the_run_from_the_folder(data, tmp_path, serve, run_
     assert json.loads((tmp_path / "1" / "config.json").read_text())["data"] == server.url.rstrip("/")
     info = json.loads(run_here("info", server.url, "--json", "--cache", tmp_path / "cache").stdout)
     assert info["root"] == server.url.rstrip("/") and info["splits"]["train"]["samples"] == 96
-    run_here("preview", server.url, "--cache", tmp_path / "cache", "--out", tmp_path / "far.png", "--pictures", 2)
-    run_here("preview", data, "--out", tmp_path / "near.png", "--pictures", 2)
+    run_here("preview", server.url, "--cache", tmp_path / "cache", "--out", tmp_path / "far.png", "--images", 2)
+    run_here("preview", data, "--out", tmp_path / "near.png", "--images", 2)
     assert (tmp_path / "far.png").read_bytes() == (tmp_path / "near.png").read_bytes()
 
 

@@ -80,7 +80,7 @@ def made_trials(**epochs):
         (None, 8.0, "ReLU did not reach the target, so there is no ratio"),
     ],
 )
-def test_a_net_that_does_not_arrive_is_told(relu, tanh, said):
+def test_a_net_that_does_not_arrive_is_reported(relu, tanh, said):
     about = study.answer(made_trials(relu=relu, tanh=tanh))
     assert said in study.text(about)[0]
 

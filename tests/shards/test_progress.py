@@ -28,7 +28,7 @@ def test_bytes_are_shown_in_megabytes_with_their_rate(clock, capsys):
         for _ in range(4):
             clock.now += 4
             shown.advance(10_000_000, 10_000_000)
-        assert told(shown, capsys) == "copy: 30/80 MB, 2.5 MB/s, 0 min 20 s left\nso far, 0 min 16 s left"
+        assert reported(shown, capsys) == "copy: 30/80 MB, 2.5 MB/s, 0 min 20 s left\nso far, 0 min 16 s left"
 
 
 def test_a_bar_shows_one_rate(monkeypatch):
@@ -58,20 +58,20 @@ def work(shown, clock, steps, seconds):
         shown.advance(1)
 
 
-def told(shown, capsys, **how):
+def reported(shown, capsys, **how):
     shown.say("so far", **how)
     return capsys.readouterr().err.strip()
 
 
-def test_no_time_left_is_told_before_there_is_evidence_and_the_start_is_none(clock, capsys):
+def test_no_time_left_is_reported_before_there_is_evidence_and_the_start_is_none(clock, capsys):
     shown = Progress("train", 100, lines=False)
-    assert told(shown, capsys) == "so far"
+    assert reported(shown, capsys) == "so far"
     work(shown, clock, 1, 60.0)  # the start, and a step that compiles
-    assert told(shown, capsys) == "so far"
+    assert reported(shown, capsys) == "so far"
     work(shown, clock, 4, 1.0)
-    assert told(shown, capsys) == "so far"
+    assert reported(shown, capsys) == "so far"
     work(shown, clock, 5, 1.0)
-    assert told(shown, capsys) == "so far, 1 min 30 s left"
+    assert reported(shown, capsys) == "so far, 1 min 30 s left"
 
 
 @pytest.mark.parametrize("total", [200, 20_000])
@@ -79,7 +79,7 @@ def test_the_time_left_follows_the_pace_of_the_later_half(clock, capsys, total):
     shown = Progress("train", total, lines=False)
     work(shown, clock, total // 10, 4.0)
     work(shown, clock, total // 2, 1.0)
-    left = re.search(r"(?:(\d+) h )?(\d+) min(?: (\d+) s)? left", told(shown, capsys))
+    left = re.search(r"(?:(\d+) h )?(\d+) min(?: (\d+) s)? left", reported(shown, capsys))
     hours, minutes, seconds = (int(value or 0) for value in left.groups())
     assert 3600 * hours + 60 * minutes + seconds == pytest.approx(0.4 * total, rel=0.05, abs=60 * bool(hours))
     assert len(shown.pace.samples) <= progress.MOST_SAMPLES
@@ -88,7 +88,7 @@ def test_the_time_left_follows_the_pace_of_the_later_half(clock, capsys, total):
 def test_what_has_ended_has_no_time_left_and_what_follows_is_named(clock, capsys):
     shown = Progress("measuring", 20, lines=False, then="scaling")
     work(shown, clock, 15, 1.0)
-    assert told(shown, capsys) == "so far, 0 min 5 s left, then scaling"
-    assert told(shown, capsys, ended=True) == "so far"
+    assert reported(shown, capsys) == "so far, 0 min 5 s left, then scaling"
+    assert reported(shown, capsys, ended=True) == "so far"
     work(shown, clock, 5, 1.0)
-    assert told(shown, capsys) == "so far, then scaling"
+    assert reported(shown, capsys) == "so far, then scaling"

@@ -125,7 +125,7 @@ def test_nothing_hides_behind_empty_blocks(tmp_path, content):
     ]
 
 
-def test_bytes_behind_the_end_that_are_no_tar_are_told():
+def test_bytes_behind_the_end_that_are_no_tar_are_reported():
     for junk in (b"x" * 5000, b"x", bytes(511) + b"x", bytes(70_000) + b"<html>"):
         with pytest.raises(InputError, match=r"a\.tar: \d+ bytes lie behind the tar's end, from byte \d+ on"):
             members_of(A + junk)
@@ -144,7 +144,7 @@ def test_a_compressed_tar_is_called_so(tmp_path, command, compress):
         list(tars.samples(tmp_path / "train-0.tar"))
 
 
-def test_a_damaged_number_is_told_in_words():
+def test_a_damaged_number_is_reported_in_words():
     for damaged in (A[:148] + b"99zz99\0 " + A[156:], member("a.jpg", b"12x")):
         with pytest.raises(InputError, match=r"no tar header at byte 0 \(a number that is not octal\)"):
             members_of(damaged)

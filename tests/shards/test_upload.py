@@ -95,8 +95,8 @@ def test_any_url_that_is_written_to_will_do(convert, wanted, tmp_path, url):
 def test_parts_give_the_same_files(convert, at_url, wanted, proxy, images, tmp_path):
     out = target(f"s3://{proxy.bucket}/set")
     for number in (2, 1):
-        told = upload_part(images, out, OPTIONS, Part(number, 2), tmp_path / "cache")
-        assert told.startswith(f"part {number}/2: {4 - number} shards at {out}; when all 2 are written, the same")
+        line = upload_part(images, out, OPTIONS, Part(number, 2), tmp_path / "cache")
+        assert line.startswith(f"part {number}/2: {4 - number} shards at {out}; when all 2 are written, the same")
         assert not [*(tmp_path / "cache" / "uploads").iterdir()] and "dataset.json" not in at_url()
     proxy.requested.clear()
     convert()

@@ -101,7 +101,7 @@ def test_another_class_number_is_named(copy):
     assert bad_samples(verify(copy)) == [(SHARD, key)] and "and it says" in verify(copy).bad[0].reason
 
 
-def test_a_change_that_harms_no_sample_is_told_of_the_shard(copy):
+def test_a_change_that_harms_no_sample_is_reported_of_the_shard(copy):
     _, part = member(copy, "jpg")
     overwrite(copy, part.offset_data - 1, b"\x01")  # the header's padding... which its checksum covers
     report = verify(copy)

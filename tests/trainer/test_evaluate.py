@@ -201,7 +201,7 @@ def test_checkpoints_that_cannot_answer_together_are_refused(data, tmp_path, cha
         run_evaluation(data, 1, "cpu", replace(options(one), checkpoints=(one, other)))
 
 
-def test_the_hardest_classes_and_confusions_are_told_by_name():
+def test_the_hardest_classes_and_confusions_are_reported_by_name():
     counts = torch.tensor([[8, 2, 0], [5, 5, 0], [0, 0, 0]])
     confusions = Confusions(counts, ["n0", "n1", "n2"], {"n1": "tabby, cat"})
     assert confusions.table().splitlines() == [

@@ -84,11 +84,11 @@ def test_splits_that_number_their_classes_differently_are_named(tmp_path):
 
 def test_a_class_of_several_names_is_called_by_its_number_and_named(tmp_path, capfd):
     put(tmp_path / "in", (f"{A}_1", 0, None), (f"{B}_1", 0, None), (f"{C}_1", 1, None))
-    told = rf"notice: images of class 0 say several names, {A} \(.*{A}_1\) and {B} "
+    expected = rf"notice: images of class 0 say several names, {A} \(.*{A}_1\) and {B} "
     assert describe_tars(tmp_path / "in").classes == ("0", C)
-    assert re.search(told, capfd.readouterr().err)
+    assert re.search(expected, capfd.readouterr().err)
     assert write_dataset(tmp_path / "in", tmp_path / "set").classes == ("0", C)
-    assert re.search(told, capfd.readouterr().err)
+    assert re.search(expected, capfd.readouterr().err)
     with pytest.raises(InputError, match=r"--strict: .*several names"):
         write_dataset(tmp_path / "in", tmp_path / "strict", ConvertOptions(strict=True))
     assert verify(tmp_path / "in").intact

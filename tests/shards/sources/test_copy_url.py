@@ -82,10 +82,10 @@ def test_every_layout_gives_the_bytes_of_a_local_copy(layout, tiny_samples, uplo
     notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("notice")]
     url = upload(root, "imagenet")
     write_dataset(source_at(url), out, OPTIONS)
-    told = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert files(out) == files(tmp_path / "wanted")
-    assert [line.replace(url, str(root)) for line in told.splitlines() if line.startswith("notice")] == notices
-    assert "not taken: more-train-001.tar.gz" in told and f"of {url} to copy to {out}/.source/imagenet; it" in told
+    assert [line.replace(url, str(root)) for line in errors.splitlines() if line.startswith("notice")] == notices
+    assert "not taken: more-train-001.tar.gz" in errors and f"of {url} to copy to {out}/.source/imagenet; it" in errors
     passed_over = {"more-train-001.tar.gz", "ILSVRC2012_img_test_v10102019.tar", ".plan", "train-000000.tar"}
     passed_over |= {".DS_Store", "ILSVRC2012_test_00000001.JPEG"}
     assert fetched(proxy) == {name.rpartition("/")[2] for name in tree(root)} - passed_over

@@ -99,9 +99,9 @@ def test_class_folders_alone_are_the_classes_to_train_on(tmp_path, capsys):
     dataset = write_dataset(tmp_path / "photos", tmp_path / "photos" / "set", options)
     assert dataset.classes == ("cats", "red foxes") and dataset.split("train").class_counts == (3, 2)
     assert dataset.words == {"cats": "domestic cat", "red foxes": "Vulpes vulpes"}
-    told = capsys.readouterr().err
-    assert "its 2 folders with images are the classes to train on, from cats to red foxes" in told
-    assert "--val-share 0.1 draws a tenth of each class; without it training is not evaluated" in told
+    errors = capsys.readouterr().err
+    assert "its 2 folders with images are the classes to train on, from cats to red foxes" in errors
+    assert "--val-share 0.1 draws a tenth of each class; without it training is not evaluated" in errors
     # The data set inside is no class
     assert write_dataset(tmp_path / "photos", tmp_path / "photos" / "set", options) == dataset
     with pytest.raises(InputError, match="lies among the images"):

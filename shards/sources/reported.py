@@ -1,4 +1,4 @@
-"""What images tell of their classes beside their labels, such as the WNIDs in their names: it names the classes, and
+"""What images report of their classes beside their labels, such as the WNIDs in their names: it names the classes, and
 shows labels that are wrong."""
 
 import re
@@ -11,51 +11,51 @@ from shards.wording import counted
 
 WNID = re.compile(r"n\d{8}")
 WNID_IN_PATH = re.compile(r"(?:^|[/_])(n\d{8})(?=[/_.]|$)")
-# By class number, the names that its images tell and the first image that tells each, as people find it
-Told = Mapping[int, Mapping[str, str]]
+# By class number, the names that its images report and the first image that reports each, as people find it
+Reported = Mapping[int, Mapping[str, str]]
 MOST_EMPTY = 21_841  # ImageNet's classes, all of them: a set may have few, and their numbers be those of all
 
 
-def merged(parts: Iterable[Told]) -> dict[int, dict[str, str]]:
-    """What several files tell, of which the first with a name counts."""
-    told: dict[int, dict[str, str]] = {}
+def merged(parts: Iterable[Reported]) -> dict[int, dict[str, str]]:
+    """What several files report, of which the first with a name counts."""
+    reported: dict[int, dict[str, str]] = {}
     for part in parts:
         for number, names in part.items():
-            known = told.setdefault(number, {})
+            known = reported.setdefault(number, {})
             for name, image in names.items():
                 known.setdefault(name, image)
-    return told
+    return reported
 
 
-def told_names(told: Told) -> dict[int, str]:
-    """The classes of which all images tell one name that is no other class's."""
+def reported_names(reported: Reported) -> dict[int, str]:
+    """The classes of which all images report one name that is no other class's."""
     classes: dict[str, set[int]] = {}
-    for number, names in told.items():
+    for number, names in reported.items():
         for name in names:
             classes.setdefault(name, set()).add(number)
-    only = {number: next(iter(names)) for number, names in sorted(told.items()) if len(names) == 1}
+    only = {number: next(iter(names)) for number, names in sorted(reported.items()) if len(names) == 1}
     return {number: name for number, name in only.items() if len(classes[name]) == 1}
 
 
-def contradictions(told: Told, first: dict[str, tuple[int, str]]) -> Iterator[str]:
-    """Images that tell one name and are of two classes. Args: first: by name, the first class and image, which this
+def contradictions(reported: Reported, first: dict[str, tuple[int, str]]) -> Iterator[str]:
+    """Images that report one name and are of two classes. Args: first: by name, the first class and image, which this
     adds to."""
-    for number, names in sorted(told.items()):
+    for number, names in sorted(reported.items()):
         for name, image in names.items():
             other, other_image = first.setdefault(name, (number, image))
             if other != number:
                 yield f"{other_image} and {image} both say {name}, and their class numbers are {other} and {number}"
 
 
-def refuse_contradictions(told: Told, remedy: str) -> None:
-    """Raises InputError, naming both images, when images that tell one name are of two classes."""
-    for text in contradictions(told, {}):
+def refuse_contradictions(reported: Reported, remedy: str) -> None:
+    """Raises InputError, naming both images, when images that report one name are of two classes."""
+    for text in contradictions(reported, {}):
         raise InputError(f"{text}: {remedy}")
 
 
-def several_names(told: Told) -> list[str]:
-    """A notice of the classes whose images tell several names."""
-    mixed = {number: names for number, names in sorted(told.items()) if len(names) > 1}
+def several_names(reported: Reported) -> list[str]:
+    """A notice of the classes whose images report several names."""
+    mixed = {number: names for number, names in sorted(reported.items()) if len(names) > 1}
     if not mixed:
         return []
     number, names = next(iter(mixed.items()))
