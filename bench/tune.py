@@ -7,47 +7,36 @@ it is a few hundredths of a step, which training's own rate would not tell from 
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.config import BenchConfig
-from bench.harness.fresh_process import run_in_fresh_process
 from bench.harness.model_step import ModelStep
 from bench.harness.turns import interleaved
 from bench.rank_setup import RankSetup
 from pipeline.preprocess import Preprocess
 from pipeline.settings import Settings, tuning_key, write_tuned
 from shards.remote import Remote
-from trainer.launch import launch
 from trainer.rank import RankContext
 
 ROUNDS = 3  # measurements of each candidate
 GAIN = 1.03  # what a candidate must be faster by: less is noise
-TIMEOUT = 600  # seconds that a measurement in a process of its own may take, a compiler's work included
 
 
-class Choice(NamedTuple):
-    """The values to try of one setting; `at_start`: it is read when CUDA starts, so that each value needs a process of
-    its own."""
-
-    values: tuple[Any, ...]
-    at_start: bool = False
-
-
-def choices(cores: int, gpu: bool) -> dict[str, Choice]:
-    """What to try of each setting, in this order, for a rank that has `cores` cores."""
+def choices(cores: int, gpu: bool) -> dict[str, tuple[Any, ...]]:
+    """The values to try of each setting, in this order, for a rank that has `cores` cores."""
     everywhere = {
-        "threads": Choice(tuple(sorted({max(1, cores // 2), max(1, cores - 1), cores, cores + 1, 2 * cores}))),
-        "prefetch": Choice((1, 2, 3, 4)),
+        "threads": tuple(sorted({max(1, cores // 2), max(1, cores - 1), cores, cores + 1, 2 * cores})),
+        "prefetch": (1, 2, 3, 4),
     }
     # Near 0.1 is best with some 70 threads, and far more with few: DALI's documentation says to find it by trying
     with_gpu = {
-        "decode_on": Choice(("device", "cpu")),
-        "hw_decoder_load": Choice((0.0, 0.1, 0.3, 0.5, 0.65, 0.8, 0.95)),
-        "affinity": Choice((False, True)),
-        "pipelines": Choice((1, 2, 3, 4)),
+        "decode_on": ("device", "cpu"),
+        "hw_decoder_load": (0.0, 0.1, 0.3, 0.5, 0.65, 0.8, 0.95),
+        "affinity": (False, True),
+        "pipelines": (1, 2, 3, 4),
+        "operator_concurrency": ("full", "backend", "none"),
     }
     return {**with_gpu, **everywhere} if gpu else everywhere
 
@@ -58,21 +47,13 @@ def tune_rank(context: RankContext, config: BenchConfig, data: Path | Remote) ->
     Args: config: whose `decoding` is where the search begins, and whose `seconds` are those of one measurement.
     """
     setup = RankSetup.load(context, config, data)
-    measured = (measure_pipeline if context.device_id is None else measure_training)(setup)
+    rate = (measure_pipeline if context.device_id is None else measure_training)(setup)
 
     def log(text: str) -> None:
         if context.rank == 0:
             print(text, flush=True)
 
-    def rate(trial: Settings, at_start: bool) -> float:
-        return run_in_fresh_process(TIMEOUT, measure_alone, config, data, trial) if at_start else measured(trial)
-
-    possible = choices(context.threads, context.device_id is not None)
-    if context.world_size > 1:
-        for name in [name for name, choice in possible.items() if choice.at_start]:
-            log(f"{name}: is found with one device alone, and stays as it is")
-            del possible[name]
-    fastest = find_fastest(rate, setup.settings, possible, log)
+    fastest = find_fastest(rate, setup.settings, choices(context.threads, context.device_id is not None), log)
     if context.rank == 0:
         key = tuning_key(context.device_id, context.threads, setup.dataset.size)
         log(f"{key}: {', '.join(f'{name} {value}' for name, value in fastest._asdict().items())}")
@@ -98,35 +79,22 @@ def measure_training(setup: RankSetup) -> Callable[[Settings], float]:
     return train
 
 
-def measure_alone(config: BenchConfig, data: Path | Remote, trial: Settings) -> float:
-    """Training's images a second on one device, in a process that has not started CUDA yet."""
-    rates: list[float] = []
-    launch(_measure_rank, 1, config.device, replace(config, decoding=trial._asdict()), data, rates)
-    return rates[0]
-
-
-def _measure_rank(context: RankContext, config: BenchConfig, data: Path | Remote, rates: list[float]) -> None:
-    setup = RankSetup.load(context, config, data)
-    rates.append(measure_training(setup)(setup.settings))
-
-
 def find_fastest(
-    rate: Callable[[Settings, bool], float],
+    rate: Callable[[Settings], float],
     begin: Settings,
-    possible: Mapping[str, Choice],
+    possible: Mapping[str, tuple[Any, ...]],
     log: Callable[[str], None],
 ) -> Settings:
     """The fastest settings, found one setting after another: its values are tried with the others as they then are.
-    Those that are read when CUDA starts come last: for the others this process could not take what was found.
 
     The values of one setting are interleaved, ROUNDS times, and the median of `rate`, images a second, decides; a
     value replaces the current one only when it is faster by more than noise, GAIN.
     """
     best = begin
-    for name, (values, at_start) in sorted(possible.items(), key=lambda item: item[1].at_start):
+    for name, values in possible.items():
         current = getattr(best, name)
         trials = {value: best._replace(**{name: value}) for value in dict.fromkeys((current, *values))}
-        rates = interleaved({value: partial(rate, trial, at_start) for value, trial in trials.items()}, ROUNDS)
+        rates = interleaved({value: partial(rate, trial) for value, trial in trials.items()}, ROUNDS)
         medians = {value: statistics.median(measured) for value, measured in rates.items()}
         fastest = max(medians, key=lambda value: medians[value])
         if medians[fastest] > GAIN * medians[current]:

@@ -188,7 +188,7 @@ class Loader:
         """DALI's options of a pipeline that decodes as this loader does."""
         running: dict[str, Any] = {"set_affinity": self.settings.affinity, "device_id": self.device_id}
         if self.device_id is not None:
-            running["concurrency"] = OperatorConcurrency.FULL
+            running["concurrency"] = OperatorConcurrency[self.settings.operator_concurrency.upper()]
         return {"decoder": self.decoder, **running, **options}
 
 

@@ -23,7 +23,8 @@ from shards.processes import cpu_name
 class Settings(NamedTuple):
     """threads: CPU threads of one rank's pipelines together; prefetch: batches that DALI works ahead; affinity: threads
     are bound to cores; decode_on: "device", the model's own, or "cpu"; hw_decoder_load: the fraction of JPEGs that a
-    GPU's hardware decoder takes, where there is one; pipelines: that share each batch."""
+    GPU's hardware decoder takes, where there is one; pipelines: that share each batch; operator_concurrency: which of
+    DALI's operators run at the same time where a GPU decodes, a name of its OperatorConcurrency in small letters."""
 
     threads: int
     prefetch: int = 2
@@ -31,6 +32,7 @@ class Settings(NamedTuple):
     decode_on: str = "device"
     hw_decoder_load: float = 0.65
     pipelines: int = 1
+    operator_concurrency: str = "full"
 
 
 TUNED = "tuned.json"  # in the user's cache folder

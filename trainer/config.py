@@ -327,6 +327,14 @@ class TrainConfig:
         minimum=1,
         default_help="tuned, or 3 on a GPU and 1 on a CPU",
     )
+    operator_concurrency: str | None = option(
+        "Which of DALI's operators run at the same time on a GPU: full, all that are independent; backend, those on "
+        "the CPU beside those on the GPU; or none.",
+        "Speed",
+        None,
+        choices=("full", "backend", "none"),
+        default_help="tuned, or full",
+    )
     resume: str = option(
         "Whether to continue from RUN's newest checkpoint.",
         "Checkpoints and logs",
@@ -405,7 +413,7 @@ class TrainConfig:
 OPTIONS: dict[str, Option] = {about.name: about.metadata["option"] for about in fields(TrainConfig)}
 DEFAULTS: dict[str, Field[Any]] = {about.name: about for about in fields(TrainConfig)}
 HINTS: dict[str, Any] = get_type_hints(TrainConfig)
-DECODING = ("threads", "prefetch", "affinity", "decode_on", "hw_decoder_load", "pipelines")
+DECODING = ("threads", "prefetch", "affinity", "decode_on", "hw_decoder_load", "pipelines", "operator_concurrency")
 
 
 def _jsonable(value: Any) -> Any:

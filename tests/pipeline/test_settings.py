@@ -4,7 +4,10 @@ import os
 import pwd
 
 import pytest
+from nvidia.dali import Pipeline
+from nvidia.dali.pipeline import OperatorConcurrency
 
+from pipeline.order import RankSlice
 from pipeline.settings import (
     ENVIRONMENT,
     ON_GPU,
@@ -15,7 +18,10 @@ from pipeline.settings import (
     tuning_key,
     write_tuned,
 )
+from shards.dataset import Dataset
 from shards.errors import InputError
+from tests.support.loaders import loader_of
+from trainer.config import DECODING
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +43,17 @@ def test_a_gpu_that_decodes_has_defaults_of_its_own():
     assert choose_settings({"pipelines": 1}, {}, threads=2, gpu=True).pipelines == 1
     assert choose_settings({}, {"pipelines": 4}, threads=2, gpu=True).pipelines == 4
     assert choose_settings({"decode_on": "cpu"}, {}, threads=2, gpu=True) == Settings(threads=2, decode_on="cpu")
+
+
+def test_every_setting_is_an_option():
+    assert Settings._fields == DECODING
+
+
+@pytest.mark.parametrize("chosen", [{}, {"operator_concurrency": "backend"}, {"operator_concurrency": "none"}])
+def test_dali_runs_a_gpus_operators_concurrently_as_chosen(data, monkeypatch, chosen):
+    monkeypatch.setattr(Pipeline, "build", lambda self: None)  # which needs the GPU
+    (pipe,) = loader_of(Dataset.load(data), rank_slice=RankSlice(device_id=0), **chosen).pipelines(0).pipes
+    assert pipe.concurrency == OperatorConcurrency[chosen.get("operator_concurrency", "full").upper()]
 
 
 def test_what_cuda_reads_at_its_start_is_set_unless_the_user_has_set_it(monkeypatch):
