@@ -32,13 +32,7 @@ class RankSetup:
     @classmethod
     def load(cls, context: RankContext, config: BenchConfig, data: Path | Remote) -> "RankSetup":
         """Raises InputError for a model that cannot run as it is asked to."""
-        model, kind = config.model, context.device.type
-        compile, graphs = choose_compilation(model.compile, model.cuda_graphs, kind, context.world_size)
-        config = replace(config, model=replace(model, compile=compile, cuda_graphs=graphs))
-        if config.model.compile:
-            check_compiler(context.device)
-        if config.model.cuda_graphs:
-            check_cuda_graphs(context.device, context.world_size)
+        config = with_compilation(config, context)
         dataset = Dataset.load(data)
         settings = context.settings(dict(config.decoding), dataset.size)
         return cls(context, config, dataset, Stats.load(dataset.root), settings)
@@ -64,3 +58,15 @@ class RankSetup:
     def time(self, step: Callable[[], object], images: int | None = None) -> Timed:
         """Times `step` for `config.seconds`; a call counts for `images`, by default this rank's share of a batch."""
         return timed(step, self.images if images is None else images, self.config.seconds, self.context)
+
+
+def with_compilation(config: BenchConfig, context: RankContext) -> BenchConfig:
+    """The same with the model compiled and recorded, or not, as training's default here is where the options leave it
+    open. Raises InputError for a model that cannot run so."""
+    model, kind = config.model, context.device.type
+    compile, graphs = choose_compilation(model.compile, model.cuda_graphs, kind, context.world_size)
+    if compile:
+        check_compiler(context.device)
+    if graphs:
+        check_cuda_graphs(context.device, context.world_size)
+    return replace(config, model=replace(model, compile=compile, cuda_graphs=graphs))

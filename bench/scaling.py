@@ -18,7 +18,7 @@ from bench.harness.datasets import read_jpegs, write_images
 from bench.harness.model_step import ModelStep
 from bench.harness.timing import Timed, timed
 from bench.limits import IMAGES
-from bench.rank_setup import RankSetup
+from bench.rank_setup import RankSetup, with_compilation
 from bench.schema import Axis, Point
 from pipeline.geometry import CROP
 from pipeline.settings import Settings
@@ -130,7 +130,7 @@ def measure_alone(
             "axis": "batch",
             "what": "a step on resident data, one rank",
             "points": [
-                report("batch", batch, time_step(context, config, len(setup.dataset.classes), batch))
+                report("batch", batch, time_step(context, setup.config, len(setup.dataset.classes), batch))
                 for batch in values.batch
             ],
         },
@@ -147,7 +147,7 @@ def measure_alone(
 
 def measure_shared(context: RankContext, config: BenchConfig, classes: int, result_path: Path) -> None:
     """A training step of a global batch by several ranks; the first writes the measurement to `result_path`."""
-    result = time_step(context, config, classes, config.batch_size)
+    result = time_step(context, with_compilation(config, context), classes, config.batch_size)
     if context.rank == 0:
         result_path.write_text(json.dumps(result._asdict()))
 
@@ -160,7 +160,7 @@ def time_pipeline(setup: RankSetup, dataset: Dataset, settings: Settings) -> Tim
 
 
 def time_step(context: RankContext, config: BenchConfig, classes: int, batch_size: int) -> Timed:
-    """A training step of a global batch that stays on the device."""
+    """A training step of a global batch that stays on the device. Args: config: as `with_compilation` returns it."""
     step = ModelStep(context, classes, config.model)
     here = batch_size * context.layout.towers.size // context.world_size
     images = torch.randn(here, 3, CROP, CROP, device=context.device)

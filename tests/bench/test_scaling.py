@@ -7,7 +7,9 @@ import pytest
 from bench import rank_setup, scaling
 from bench.config import BenchConfig
 from bench.harness.datasets import stream
+from bench.harness.machine import cpu_context
 from bench.harness.model_step import ModelOptions
+from bench.harness.timing import Timed
 from trainer.launch import launch
 
 
@@ -39,6 +41,19 @@ def test_ranks_can_share_the_model_in_every_way(tmp_path, parallel, quick_ranks)
     config = BenchConfig(None, 4, ModelOptions(width=0.05), seconds=0.1)
     launch(scaling.measure_shared, 2, "cpu", config, 4, tmp_path / "result.json", parallel=parallel)
     assert json.loads((tmp_path / "result.json").read_text())["rates"][0] > 0
+
+
+def test_models_are_compiled_and_recorded_as_training_would_have_them(data, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(rank_setup, "choose_compilation", lambda compile, graphs, kind, ranks: (True, False))
+    monkeypatch.setattr(scaling, "ModelStep", lambda context, classes, options: measured.append(options))
+    monkeypatch.setattr(scaling, "timed", lambda *_: Timed([1.0], [1.0], 0.0, None, 0))
+    config = BenchConfig(data, 4, ModelOptions(compile=None, cuda_graphs=None), device="cpu")
+    only_a_batch = scaling.AxisValues(threads=[], ranks=[], batch=[4], pictures=[])
+    result_path = tmp_path / "result.json"
+    scaling.measure_alone(cpu_context(), config, data, tmp_path, only_a_batch, lambda axis, x, result: {}, result_path)
+    scaling.measure_shared(cpu_context(), config, 4, result_path)
+    assert measured == 2 * [ModelOptions(compile=True, cuda_graphs=False)]
 
 
 def test_powers_of_two_end_at_the_most():
