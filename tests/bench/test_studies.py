@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from bench.harness.machine import cpu_context
 from bench.harness.model_step import ModelOptions, ModelStep
 from bench.studies import public_loader, scale
 from bench.studies.sharding.contestants import SIZE, decode, encode, square
-from bench.studies.step.contestants import PlainAlexNet, plain_sgd
+from bench.studies.step import contestants
+from bench.studies.step.contestants import MODELS, RATIOS, Grouped, PlainAlexNet, SideBySide, plain_sgd
 from shards.synthetic import render_folders
+from trainer.alexnet import AlexNet
 
 PROJECT = Path(__file__).parents[2]
 STUDIES = (
@@ -51,6 +54,47 @@ def test_the_plain_model_has_our_weights_and_the_same_first_layer():
     torch.testing.assert_close(plain.model.conv1(images), ours.model.conv1(images), rtol=1e-4, atol=1e-4)
     plain.update(images, labels)
     assert plain.forward(images).shape == (2, 4)
+
+
+def test_the_towers_forms_are_the_same_model_in_one_tensor_and_in_two():
+    images, labels = torch.randn(2, 3, 224, 224), torch.tensor([0, 3])
+    gradients = {}
+    for name, form in MODELS.items():
+        step = ModelStep(cpu_context(), 4, ModelOptions(width=0.05), form)
+        assert step.model._parts(images) == {"grouped": 1, "side by side": 2}[name]
+        step.update(images, labels)
+        gradients[name] = {name: parameter.grad for name, parameter in step.model.named_parameters()}
+    torch.testing.assert_close(gradients["grouped"], gradients["side by side"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, options, form",
+    [
+        ("ours", ModelOptions(), AlexNet),
+        ("grouped", ModelOptions(), Grouped),
+        ("side by side", ModelOptions(), SideBySide),
+        ("bf16 compiled", ModelOptions(precision="bf16", compile=True), AlexNet),
+        ("CUDA graphs", ModelOptions(cuda_graphs=True), AlexNet),
+        ("compiled, CUDA graphs", ModelOptions(compile=True, cuda_graphs=True), AlexNet),
+    ],
+)
+def test_a_contestant_of_the_step_study_is_what_its_name_says(monkeypatch, name, options, form):
+    made = []
+    step = SimpleNamespace(update=print)
+    monkeypatch.setattr(contestants, "ModelStep", lambda *made_of: made.append(made_of) or step)
+    context = cpu_context()
+    contestants.training_step(name, context)
+    assert made == [(context, 1000, options, form)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_step_study_compares_what_there_is_on_the_device(monkeypatch, device):
+    turn = {"img_per_s": 2.0, "products": 1.0}
+    monkeypatch.setattr(contestants, "turn_in_a_process", lambda name, device, steps: turn)
+    figures = contestants.measure_steps(device, rounds=1, steps=1)
+    absent = {"cpu": {"grouped", "CUDA graphs", "compiled, CUDA graphs"}, "cuda": {"side by side"}}[device]
+    assert {*figures["img_per_s"]} == {*contestants.STEPS} - absent
+    assert {*figures["ratios"]} == {name for name, (over, under, _) in RATIOS.items() if not {over, under} & absent}
 
 
 def test_the_bare_loop_makes_squares_of_256(tmp_path):

@@ -20,7 +20,12 @@ from trainer.model_parallel import unsharded_layout
 from trainer.rank import RankContext, reuse_memory
 
 BATCH = 128
-STEPS = ("plain", "reusing", "ours", "no LRN", "compiled", "bf16", "bf16 compiled", "CUDA graphs")
+STEPS = (
+    *("plain", "reusing", "ours", "grouped", "side by side", "no LRN", "compiled", "bf16", "bf16 compiled"),
+    *("CUDA graphs", "compiled, CUDA graphs"),
+)
+# Of the towers' two forms "ours" is side by side on a GPU and grouped on a CPU
+ONLY_ON = {"grouped": "cuda", "side by side": "cpu", "CUDA graphs": "cuda", "compiled, CUDA graphs": "cuda"}
 # Each layer's forward pass as a matrix product: an image's positions, numbers that an output reads, outputs, groups
 PRODUCTS = {
     "conv1": (55 * 55, 3 * 11 * 11, 96, 1),
@@ -39,11 +44,14 @@ OPERATIONS = 2 * (3 * sum(MACS.values()) - MACS["conv1"])
 RATIOS: dict[str, tuple[str, str, float | None]] = {
     "ours / plain": ("ours", "plain", 1.7),
     "ours / reusing": ("ours", "reusing", None),
+    "ours / grouped": ("ours", "grouped", None),
+    "ours / side by side": ("ours", "side by side", None),
     "ours / no LRN (the tax)": ("ours", "no LRN", None),
     "compiled / ours": ("compiled", "ours", None),
     "bf16 / ours": ("bf16", "ours", None),
     "bf16 compiled / bf16": ("bf16 compiled", "bf16", None),
     "CUDA graphs / ours": ("CUDA graphs", "ours", None),
+    "compiled, CUDA graphs / ours": ("compiled, CUDA graphs", "ours", None),
 }
 
 
@@ -70,6 +78,20 @@ def plain_normalize(x: Tensor) -> Tensor:
     return F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
 
 
+class Grouped(AlexNet):
+    """Both towers in one tensor, convolved in groups, on any device."""
+
+    def _parts(self, images: Tensor) -> int:
+        return 1
+
+
+class SideBySide(AlexNet):
+    """Each tower in a tensor of its own, on any device."""
+
+    def _parts(self, images: Tensor) -> int:
+        return self.local_towers
+
+
 class PlainFirstConvolution(FirstConvolution):
     """conv1 as one writes it: padded, and a convolution of 11 x 11."""
 
@@ -77,18 +99,18 @@ class PlainFirstConvolution(FirstConvolution):
         return nn.Conv2d.forward(self, F.pad(images, (0, 3, 0, 3)))
 
 
-class PlainAlexNet(AlexNet):
+class PlainAlexNet(Grouped):
     """The model by torch's own functions alone."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.conv1 = PlainFirstConvolution(self.conv1.out_channels)
 
-    def _parts(self, images: Tensor) -> int:
-        return 1
-
     def normalize(self, x: Tensor, towers: int) -> Tensor:
         return plain_normalize(x)
+
+
+MODELS = {"grouped": Grouped, "side by side": SideBySide}
 
 
 def plain_sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -103,13 +125,13 @@ def training_step(contestant: str, context: RankContext) -> Callable[[], None]:
     options = ModelOptions(
         precision="bf16" if "bf16" in contestant else "fp32",
         compile="compiled" in contestant,
-        cuda_graphs=contestant == "CUDA graphs",
+        cuda_graphs="CUDA graphs" in contestant,
         normalization=contestant != "no LRN",
     )
     if contestant in ("plain", "reusing"):
         step = ModelStep(context, 1000, options, PlainAlexNet, plain_sgd)
     else:
-        step = ModelStep(context, 1000, options)
+        step = ModelStep(context, 1000, options, MODELS.get(contestant, AlexNet))
         images = images.to(memory_format=torch.channels_last)  # as `pipeline.preprocess` makes them
     return functools.partial(step.update, images, labels)
 
@@ -149,7 +171,7 @@ def turn_in_a_process(contestant: str, device: str, steps: int) -> Turn:
 
 def measure_steps(device: str, rounds: int, steps: int) -> dict[str, Any]:
     """The figures of all contestants' steps."""
-    names = [name for name in STEPS if name != "CUDA graphs" or device == "cuda"]
+    names = [name for name in STEPS if ONLY_ON.get(name, device) == device]
     turns = interleaved({name: functools.partial(turn_in_a_process, name, device, steps) for name in names}, rounds)
     rates = {name: [turn["img_per_s"] for turn in turns[name]] for name in names}
     products = {name: [turn["products"] for turn in turns[name]] for name in names}
@@ -162,6 +184,6 @@ def measure_steps(device: str, rounds: int, steps: int) -> dict[str, Any]:
         "ratios": {
             name: summarize(ratios(rates[over], rates[under]))
             for name, (over, under, _) in RATIOS.items()
-            if over in rates
+            if over in rates and under in rates
         },
     }
