@@ -13,7 +13,6 @@ Contestants are interleaved: in a round each runs once, and each round begins wi
 import functools
 import os
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from bench.harness.record import heading, json_option, write_report
 from bench.harness.turns import Summary, interleaved, ratios, summarize
 from bench.loaders.base import endless
 from bench.loaders.transform import with_pillow
+from bench.studies.sharding.conversion import write_tree
 from pipeline.compute_stats import complete
 from pipeline.geometry import SIZE
 from pipeline.loader import Batch, Loader
@@ -42,7 +42,8 @@ from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
 from shards.processes import cores
 
-BATCH, COPIES = 64, 10
+BATCH = 64
+COPIES = 10  # of each image: otherwise the beginning of an epoch would count for more than it does in ImageNet
 Contestant = Callable[[float], float]  # the seconds to run for; images a second
 
 
@@ -172,19 +173,6 @@ def measure(dataset: Dataset, rounds: int, seconds: float) -> dict[str, list[flo
         return interleaved(lasting(seconds), rounds)
 
 
-def unpack(images: Path, folder: Path, copies: int = COPIES) -> None:
-    """The images of a tar as class folders, each `copies` times: otherwise the beginning of an epoch would count for
-    more than it does in ImageNet."""
-    with tarfile.open(images) as tar:
-        for member in tar.getmembers():
-            file = tar.extractfile(member)
-            if file is not None:
-                data, path = file.read(), folder / member.name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                for copy in range(copies):
-                    path.with_stem(f"{path.stem}_{copy}").write_bytes(data)
-
-
 def show(name: str, summary: Summary, unit: str, digits: int) -> None:
     """A line of the table."""
     low, middle, high = (f"{summary[key]:>10,.{digits}f}" for key in ("p10", "median", "p90"))
@@ -199,7 +187,7 @@ def show(name: str, summary: Summary, unit: str, digits: int) -> None:
 def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> None:
     report: dict[str, Any] = {**heading(describe_machine(cpu_context())), "batch_size": BATCH}
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as folder:
-        unpack(images, Path(folder) / "images")
+        write_tree(images, COPIES, Path(folder) / "images")
         for name, size in (("originals", None), ("at 256", SIZE)):
             dataset = write_dataset(Path(folder) / "images", Path(folder) / name, ConvertOptions(size=size))
             complete(dataset)

@@ -21,6 +21,7 @@ from bench.harness.datasets import endless_batches, read_jpegs, repeated, write_
 from bench.harness.machine import cpu_context, describe_machine
 from bench.harness.record import heading, json_option, write_report
 from bench.harness.turns import interleaved, ratios, summarize
+from bench.loaders.base import endless
 from pipeline.image_loader import ImageLoader
 from pipeline.loader import Loader
 from pipeline.order import Augmentation
@@ -30,12 +31,6 @@ from pipeline.views import PaperCrop, RandomResizedCrop, View
 from shards.dataset import Dataset
 from shards.processes import cores
 from shards.progress import Progress
-
-
-def endless(loader: ImageLoader) -> Iterator[object]:
-    """The batches of pass after pass."""
-    while True:
-        yield from loader
 
 
 def readers(folder: Path, statistics: Path, batch_size: int) -> dict[str, Iterator[object]]:

@@ -24,8 +24,9 @@ from bench.harness.datasets import endless_batches, read_jpegs, repeated
 from bench.harness.machine import cpu_context, describe_machine
 from bench.harness.record import heading, json_option, write_report
 from bench.harness.turns import interleaved, ratios, summarize
-from bench.studies.data_path import show, unpack
+from bench.studies.data_path import show
 from bench.studies.sharding.codecs import pillow_decode, psnr
+from bench.studies.sharding.conversion import write_tree
 from pipeline.compute_stats import BATCH, Sums
 from pipeline.geometry import CENTER, CROP, SIZE
 from pipeline.loader import Batch, Loader
@@ -87,7 +88,7 @@ def main(images: Path, rounds: int, seconds: float, json_path: Path | None) -> N
     report: dict[str, Any] = {**heading(describe_machine(cpu_context())), "batch_size": BATCH}
     with tempfile.TemporaryDirectory(prefix="alexnet-bench-") as name:
         folder = Path(name)
-        unpack(images, folder / "images", copies=1)
+        write_tree(images, 1, folder / "images")
         originals = [path.read_bytes() for path in sorted((folder / "images").rglob("*.JPEG"))]
         options = {"originals": ConvertOptions()}
         options |= {f"quality {quality}": ConvertOptions(size=SIZE, quality=quality) for quality in QUALITIES}
