@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from bench.config import BenchConfig
 from bench.harness.jpeg_baseline import decoders
-from bench.harness.timing import gathered, timed
+from bench.harness.timing import timed
 from shards.dataset import Dataset
 from shards.records import Shard
 from shards.wording import counted
@@ -89,7 +89,7 @@ def decode(jpegs: list[bytes], seconds: float, context: RankContext) -> Limit:
     """libjpeg-turbo alone, a process a core."""
     with decoders(jpegs, context.threads) as run:
         context.barrier()  # all begin together
-        decoded = gathered(run(seconds), context)
+        decoded = context.gather(run(seconds))
     rate = sum(one.rate for one in decoded)
     cpu = sum(one.cpu * one.rate for one in decoded) / rate
     what = f"libjpeg-turbo decoding from memory, {counted(context.threads * context.world_size, 'process')}"

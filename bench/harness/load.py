@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from bench.harness.timing import gathered
+from shards.processes import cores
 from trainer.rank import RankContext
 
 BUSY = 0.1  # of the cores: what others use beyond that spoils a measurement
@@ -44,21 +44,21 @@ class OtherPrograms:
         if kind is not None:
             return  # other ranks may not get here
         own, everything = used_here() - self.own, used_by_all() - self.all
-        seconds, cores = time.perf_counter() - self.began, len(os.sched_getaffinity(0))
+        seconds, here = time.perf_counter() - self.began, cores()
         machines: dict[str, tuple[float, int]] = {}
-        for name, all_used, rank_used, count in gathered((platform.node(), everything, own, cores), self.context):
+        for name, all_used, rank_used, count in self.context.gather((platform.node(), everything, own, here)):
             machines[name] = machines.get(name, (all_used, count))[0] - rank_used, count
-        cores = sum(count for _, count in machines.values())
+        total = sum(count for _, count in machines.values())
         cpus = sum(max(0.0, rest) for rest, _ in machines.values()) / seconds
-        self.others = Others(min(cpus, cores), cores)  # the kernel counts in hundredths of a second
+        self.others = Others(min(cpus, total), total)  # the kernel counts in hundredths of a second
 
 
 def used_by_all() -> float:
     """CPU-seconds that all programs have used of the cores that this process may use."""
-    cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    own = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
     # user, nice, system, idle, iowait, irq, softirq, steal; what guests used is within the first two
-    used = (values for name, *values in lines if name in cores)
+    used = (values for name, *values in lines if name in own)
     return sum(int(value) for values in used for value in (*values[:3], *values[5:8])) / TICKS
 
 

@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from bench.harness.memory import process_memory, reset_peak_memory
 from trainer.rank import RankContext
 
-T = TypeVar("T")
 WINDOWS = 5  # into which a measurement's time is divided; the spread is over them
 # Seconds of steps before a GPU is timed, at least: on an H200 the first second of training made 19,600 img/s, and the
 # ones after it 27,200
@@ -65,7 +64,7 @@ def timed_beside(
     done = [np.interp(window, ends, calls) for window in windows]
     own = [float(count * np.diff(calls)[0] / np.diff(window)[0]) for calls, window in zip(done, windows, strict=True)]
     rates = [context.all_reduce(rate, dist.ReduceOp.SUM) for rate in own]
-    return result, result._replace(rates=rates, devices=gathered(float(np.median(own)), context))
+    return result, result._replace(rates=rates, devices=context.gather(float(np.median(own))))
 
 
 @contextmanager
@@ -129,7 +128,7 @@ def _timed(
                 own.append(steps * count / run(steps))
                 windows.append((began, time.perf_counter()))
     rates = [context.all_reduce(rate, dist.ReduceOp.SUM) for rate in own]
-    ranks = gathered((float(np.median(own)), usage.cpu, usage.gpu, usage.memory), context)
+    ranks = context.gather((float(np.median(own)), usage.cpu, usage.gpu, usage.memory))
     busy = [gpu for _, _, gpu, _ in ranks if gpu is not None]
     result = Timed(
         rates,
@@ -159,15 +158,6 @@ def _device_windows(step: Callable[[], object], steps: int) -> list[float]:
     return [began.elapsed_time(ended) / 1e3 for began, ended in itertools.pairwise(marks)]
 
 
-def gathered(value: T, context: RankContext) -> list[T]:
-    """Every rank's value, in the order of the ranks."""
-    if context.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * context.world_size
-    dist.all_gather_object(values, value)
-    return values
-
-
 class _Usage:
     """What this rank uses while the block runs: `cpu`, `gpu` and `memory` as in `Timed`."""
 
@@ -180,7 +170,7 @@ class _Usage:
         self.began, self.used = time.perf_counter(), time.process_time()
         self.ended = threading.Event()
         if self.device is None:
-            Path("/proc/self/clear_refs").write_text("5")  # the kernel then records the peak from here on
+            reset_peak_memory()
         else:
             self.busy = [torch.cuda.utilization(self.device) / 100]
             self.watcher = threading.Thread(target=self._watch)
@@ -190,8 +180,7 @@ class _Usage:
     def __exit__(self, *_: object) -> None:
         self.cpu = (time.process_time() - self.used) / (time.perf_counter() - self.began)
         if self.device is None:
-            lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-            self.memory = next(int(line[1]) * 1024 for line in lines if line[0] == "VmHWM:")
+            self.memory = process_memory("VmHWM")
         else:
             self.ended.set()
             self.watcher.join()

@@ -1,15 +1,11 @@
-"""What the loader costs a run besides decoding, on the CPU: at its start, between epochs, and Python's part of a batch.
+"""What the loader costs a run besides decoding, on the CPU: between epochs, and Python's part of a batch.
 
 epoch       seconds that the first batch of an epoch comes later than others, where epochs have 500 images
 evaluation  the same before and after an evaluation of 100 images, together
-start       seconds and MiB to find where 1,281,000 samples lie, for a process that is not the first
-first       seconds of the first, which reads the index files
-order       seconds to compute an epoch's order of these, by shards and of all samples
 python      milliseconds that the main thread works for a batch of 512 images of 256 x 256: images handed to DALI,
             draws and labels
 """
 
-import os
 import statistics
 import tempfile
 import time
@@ -18,27 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from bench.harness.fresh_process import run_in_fresh_process
 from bench.harness.machine import cpu_context, describe_machine
 from bench.harness.record import heading, json_option, write_report
 from pipeline.compute_stats import complete
 from pipeline.loader import Batch, Loader
-from pipeline.order import Augmentation, EpochOrder
-from pipeline.samples import Samples
+from pipeline.order import Augmentation
 from pipeline.settings import Settings
 from pipeline.stats import Stats
 from shards.convert import ConvertOptions, write_dataset
 from shards.dataset import Dataset
-from shards.index import write_index
 from shards.processes import cores
-from shards.records import Shard, Sizes, Split
 from shards.synthetic import render_folders
 
 EPOCH, EVALUATED, BATCH = 500, 100, 50  # images
-SHARDS, IN_A_SHARD = 1000, 1281  # of a set as large as ImageNet
-IMAGE, SAMPLE = 110_000, 111_616  # bytes of an image, and of its sample in a tar
 
 
 def seconds_of(batches: Iterator[Batch]) -> list[float]:
@@ -69,42 +58,6 @@ def pauses(dataset: Dataset, epochs: int) -> dict[str, float]:
             first, *others = seconds_of(val.epoch(0))
             around = first - statistics.median(others)
     return {"epoch": statistics.median(alone), "evaluation": statistics.median(evaluated)}
-
-
-def write_large(folder: Path, count: int = SHARDS) -> None:
-    """A data set of `count` shards, by default ImageNet's size: its index files are real, and its tars are empty."""
-    shards = []
-    for number in range(count):
-        tar = folder / f"train-{number:06d}.tar"
-        offsets = range(512, IN_A_SHARD * SAMPLE, SAMPLE)
-        names = [f"{number:06d}_{sample:08d}" for sample in range(IN_A_SHARD)]
-        lines = [f"jpg {o} {IMAGE} {n}.jpg cls {o + 110_592} 3 {n}.cls" for o, n in zip(offsets, names, strict=True)]
-        with open(tar, "wb") as file:
-            file.truncate(IN_A_SHARD * SAMPLE + 1024)
-        write_index(tar.with_suffix(".idx"), lines)
-        shards.append(Shard(tar.name, IN_A_SHARD, tar.stat().st_size, ""))
-    split = Split(tuple(shards), (IN_A_SHARD,) * count, Sizes.of([(500, 400)]))
-    classes = tuple(map(str, range(count)))
-    Dataset(folder, classes, {}, {"train": split}, "webdataset", None, None, None, None, "", {}).save()
-
-
-def start(folder: Path, cache: Path) -> dict[str, float]:
-    """Seconds until a process knows where every sample lies, and MiB of its memory that this took."""
-    os.environ["XDG_CACHE_HOME"] = str(cache)
-    before, began = _resident(), time.perf_counter()
-    samples = Samples(Dataset.load(folder), "train")
-    found = {"seconds": time.perf_counter() - began, "mib": _resident() - before}
-    for shuffle in ("shards", "full"):
-        began = time.perf_counter()
-        EpochOrder(samples.shard_sizes, 512, 0, shuffle).rows(0)
-        found[f"order {shuffle}"] = time.perf_counter() - began
-    return found
-
-
-def _resident() -> float:
-    """Resident memory, MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
 
 
 def python_ms(dataset: Dataset, batches: int) -> float:
@@ -148,12 +101,7 @@ def main(epochs: int, batches: int, json_path: Path | None) -> None:
         report |= {"pause_s": pauses(small, epochs)}
         (folder / "more").mkdir()
         report |= {"python_ms": python_ms(repeated_squares(small, folder / "more"), batches)}
-        (folder / "large").mkdir()
-        write_large(folder / "large")
-        first, *others = (run_in_fresh_process(300, start, folder / "large", folder / "cache") for _ in range(4))
-        report |= {"samples": SHARDS * IN_A_SHARD, "first_start": first}
-        report |= {"start": {key: float(np.median([other[key] for other in others])) for key in first}}
-    for key in ("pause_s", "python_ms", "first_start", "start"):
+    for key in ("pause_s", "python_ms"):
         print(f"{key}: {report[key]}")
     write_report(json_path, report)
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from bench.harness.machine import cpu_context, describe_machine
+from bench.harness.memory import process_memory, reset_peak_memory
 from bench.harness.record import heading, json_option, write_report
 from pipeline.loader import Loader
 from pipeline.order import Augmentation
@@ -49,9 +50,9 @@ def write_tars(root: Path, images: int, oversized: int, side: int) -> None:
 
 def resident_memory() -> dict[str, float]:
     """Resident memory now and its peak since the last call, MiB."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (proc(5))
-    return {"now": int(status["VmRSS"].split()[0]) / 1024, "highest": int(status["VmHWM"].split()[0]) / 1024}
+    memory = {"now": process_memory("VmRSS") / 2**20, "highest": process_memory("VmHWM") / 2**20}
+    reset_peak_memory()
+    return memory
 
 
 @click.command(help=__doc__)

@@ -18,39 +18,53 @@ import click
 
 from bench.harness.fresh_process import run_in_fresh_process
 from bench.harness.machine import cpu_context, describe_machine
+from bench.harness.memory import process_memory, reset_peak_memory
 from bench.harness.record import heading, json_option, write_report
-from bench.studies.loader import IN_A_SHARD, write_large
 from pipeline.order import EpochOrder
 from pipeline.samples import Samples
 from shards.dataset import Dataset
+from shards.index import write_index
+from shards.records import Shard, Sizes, Split
 
-SHARDS = 11_000  # of IN_A_SHARD samples: 14.1 million, as many as ImageNet-21k
+SHARDS, IN_A_SHARD = 11_000, 1281  # 14.1 million samples, as many as ImageNet-21k has
+IMAGE, SAMPLE = 110_000, 111_616  # bytes of an image, and of its sample in a tar
 BOUNDS = {"seconds": 1.0, "mib": 40.0, "order shards": 5.0, "order full": 10.0, "order full mib": 1024.0}
 STARTS = 3  # after the first
 TIMEOUT = 600
+
+
+def write_large(folder: Path, count: int) -> None:
+    """A data set of `count` shards: its index files are real, and its tars are empty."""
+    shards = []
+    for number in range(count):
+        tar = folder / f"train-{number:06d}.tar"
+        offsets = range(512, IN_A_SHARD * SAMPLE, SAMPLE)
+        names = [f"{number:06d}_{sample:08d}" for sample in range(IN_A_SHARD)]
+        lines = [f"jpg {o} {IMAGE} {n}.jpg cls {o + 110_592} 3 {n}.cls" for o, n in zip(offsets, names, strict=True)]
+        with open(tar, "wb") as file:
+            file.truncate(IN_A_SHARD * SAMPLE + 1024)
+        write_index(tar.with_suffix(".idx"), lines)
+        shards.append(Shard(tar.name, IN_A_SHARD, tar.stat().st_size, ""))
+    split = Split(tuple(shards), (IN_A_SHARD,) * count, Sizes.of([(500, 400)]))
+    classes = tuple(map(str, range(count)))
+    Dataset(folder, classes, {}, {"train": split}, "webdataset", None, None, None, None, "", {}).save()
 
 
 def start(folder: Path, cache: Path) -> dict[str, float]:
     """What a process's start costs: "seconds" and "mib", of its resident memory."""
     os.environ["XDG_CACHE_HOME"] = str(cache)
     dataset = Dataset.load(folder)
-    before, began = status_mib("VmRSS"), time.perf_counter()
+    before, began = process_memory("VmRSS"), time.perf_counter()
     Samples(dataset, "train")
-    return {"seconds": time.perf_counter() - began, "mib": status_mib("VmRSS") - before}
+    return {"seconds": time.perf_counter() - began, "mib": (process_memory("VmRSS") - before) / 2**20}
 
 
 def order(sizes: list[int], shuffle: str) -> dict[str, float]:
     """What an epoch's order costs: "seconds" and "mib", at the peak."""
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel then records the peak from here on
-    before, began = status_mib("VmRSS"), time.perf_counter()
+    reset_peak_memory()
+    before, began = process_memory("VmRSS"), time.perf_counter()
     EpochOrder(sizes, 512, 0, shuffle).rows(0)
-    return {"seconds": time.perf_counter() - began, "mib": status_mib("VmHWM") - before}
-
-
-def status_mib(name: str) -> float:
-    """A line of this process's /proc/self/status, MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) / 1024
+    return {"seconds": time.perf_counter() - began, "mib": (process_memory("VmHWM") - before) / 2**20}
 
 
 def beyond(found: dict[str, float]) -> list[str]:
