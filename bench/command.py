@@ -17,6 +17,7 @@ from bench.config import BenchConfig
 from bench.harness.datasets import read_jpegs, write_images
 from bench.harness.load import OtherPrograms, busy_line
 from bench.harness.machine import cpu_context
+from bench.harness.record import write_report
 from bench.loaders.base import write_image_set
 from bench.loaders.compare import ROUNDS, Work, compare_loaders, comparison_table
 from bench.report import page
@@ -73,9 +74,7 @@ def run(config: BenchConfig) -> None:
             if programs.others.spoil:
                 print(busy_line("Scaling was", programs.others))
             print(scaling.table(report["scaling"]))
-    if config.json_path:
-        with atomic_write(config.json_path) as file:
-            file.write(json.dumps(report, indent=1).encode() + b"\n")
+    write_report(config.json_path, report)
     if config.report_path:
         with atomic_write(config.report_path) as file:
             file.write(page(report).encode())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shards.processes import cpu_name
+from shards.processes import cores, cpu_name
 
 PROJECT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def describe_host(device: torch.device, gpus: int = 1) -> dict[str, Any]:
     Args: gpus: how many devices were used."""
     described = {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": memory_gib(),
         "device": device.type,
         "gpus": gpus,

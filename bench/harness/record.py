@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def heading(machine: dict[str, Any]) -> dict[str, Any]:
     return {"schema": 1, "command": shlex.join(["python", *sys.orig_argv[1:]]), "machine": machine}
 
 
-def write_report(path: Path | None, report: dict[str, Any]) -> None:
+def write_report(path: Path | None, report: Mapping[str, object]) -> None:
     """Writes a report, unless no path is given."""
     if path:
         with atomic_write(path) as file:

@@ -1,6 +1,5 @@
 """`python -m bench.studies.sharding`: measures the parts that are asked for, and records their figures."""
 
-import os
 import platform
 import subprocess
 import tempfile
@@ -17,7 +16,7 @@ from bench.studies.sharding.codecs import libraries, scaled_decoding
 from bench.studies.sharding.conversion import keep, size256
 from bench.studies.sharding.memory import memory
 from bench.studies.sharding.rounds import Setup
-from shards.processes import cpu_name
+from shards.processes import cores, cpu_name
 
 LIBRARIES = ("numpy", "pillow", "simplejpeg", "xxhash", "webdataset", "opencv", "pyturbojpeg")
 PARTS = {part.__name__: part for part in (keep, size256, libraries, scaled_decoding, memory)}
@@ -33,7 +32,7 @@ def machine() -> dict[str, Any]:
     tar = subprocess.run(["tar", "--version"], capture_output=True, text=True).stdout.splitlines()[0]
     return {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": memory_gib(),
         "kernel": platform.release(),
         "python": platform.python_version(),
