@@ -155,7 +155,7 @@ SENTENCES = [  # the page, what it says, and the figures for that
     ),
     (
         "docs/speed.md",
-        "In contiguous memory it misses both: {TorchScript[0]:.1f} to {TorchScript[1]:.1f} times as TorchScript, "
+        "In contiguous memory it misses both: {TorchScript[0]:.1f} to {TorchScript[1]:.1f} times in TorchScript, "
         "{compiled[0]:.1f} to {compiled[1]:.1f} compiled.",
         normalization,
     ),
