@@ -1,6 +1,5 @@
 """Computing the training set's statistics, and completing a data set that lacks them or its index files."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from pipeline.settings import Settings
 from pipeline.stats import FILE, Stats
 from shards.dataset import Dataset
 from shards.index import index_tar, write_index
-from shards.processes import interrupts_noted
+from shards.processes import cores, interrupts_noted
 from shards.progress import Progress
 
 EXACT = 257  # so many images' sums of a byte fit into 16 bits
@@ -73,7 +72,7 @@ def complete(dataset: Dataset, threads: int | None = None) -> None:
     if not dataset.remote:
         _write_missing_indices(dataset)
     if "train" in dataset.splits and not (dataset.root / FILE).exists():
-        compute_stats(dataset, threads or len(os.sched_getaffinity(0))).save(dataset.root)
+        compute_stats(dataset, threads or cores()).save(dataset.root)
 
 
 def _write_missing_indices(dataset: Dataset) -> None:

@@ -176,7 +176,7 @@ class AlexNet(nn.Module):
 
     def _parts(self, images: Tensor) -> int:
         """In how many tensors the towers of this process are: on a GPU each in its own, for cuDNN slices, transposes
-        and copies for a convolution in groups; on a CPU all in one, which is faster there (docs/speed.md)."""
+        and copies for a convolution in groups; on a CPU all in one, where neither was faster (docs/speed.md)."""
         return self.local_towers if images.is_cuda else 1
 
     def _convolve(self, parts: list[Tensor], layer: nn.Conv2d) -> list[Tensor]:
