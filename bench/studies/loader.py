@@ -89,8 +89,8 @@ def repeated_squares(dataset: Dataset, folder: Path) -> Dataset:
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n", 1))
-@click.option("--epochs", default=13, show_default=True, help="Epochs of 500 images to read.")
-@click.option("--batches", default=12, show_default=True, help="Batches of 512 images to read.")
+@click.option("--epochs", type=click.IntRange(5), default=13, show_default=True, help="Epochs of 500 images to read.")
+@click.option("--batches", type=click.IntRange(1), default=12, show_default=True, help="Batches of 512 images to read.")
 @json_option
 def main(epochs: int, batches: int, json_path: Path | None) -> None:
     report = heading(describe_machine(cpu_context()))
