@@ -680,9 +680,9 @@ def predict(
     from inference.trained import Trained
     from trainer.launch import choose_device
 
-    files = prediction.find_images(images)
+    files, missing = prediction.find_images(images)
     trained = Trained.load(file, torch.device(choose_device(device, 1)))
-    all_read = prediction.run(prediction.Predictor(trained, crops, top), files, as_json)
+    all_read = prediction.run(prediction.Predictor(trained, crops, top), files, missing, as_json)
     raise SystemExit(0 if all_read else 1)
 
 

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,12 @@ class Answer(NamedTuple):
     probability: float
 
 
-def find_images(given: Iterable[str]) -> list[str]:
+def find_images(given: Sequence[str]) -> tuple[list[str], list[tuple[str, Unreadable]]]:
     """The files that arguments mean: "-" is an image on standard input, a folder all files in it and below that are not
-    hidden, a pattern like photos/*.jpg what it matches. Raises InputError for one that means no file."""
+    hidden, a pattern like photos/*.jpg what it matches; and each argument that means none, with the reason. Raises
+    InputError when all are such."""
     files: list[str] = []
+    missing: list[tuple[str, Unreadable]] = []
     for name in given:
         path = Path(name)
         if name == STDIN or path.is_file():
@@ -42,9 +45,11 @@ def find_images(given: Iterable[str]) -> list[str]:
             pattern = path.relative_to(path.anchor)
             found = sorted(map(str, Path(path.anchor).glob(str(pattern)))) if pattern.name else []
         if not found:
-            raise InputError(f"{name}: there is no such image: give files, folders, or a pattern that matches some")
+            missing.append((name, Unreadable("a folder without files" if path.is_dir() else "there is no such file")))
         files += found
-    return files
+    if not files:
+        raise InputError(f"{given[0]}: there is no such image: give files, folders, or a pattern that matches some")
+    return files, missing
 
 
 def read(file: str) -> bytes:
@@ -95,12 +100,12 @@ class Predictor:
                 yield file, error
 
 
-def run(predictor: Predictor, files: list[str], as_json: bool) -> bool:
-    """Prints the answers to all files, names those that cannot be read on standard error, and returns whether all
-    could be."""
+def run(predictor: Predictor, files: Iterable[str], missing: Iterable[tuple[str, Unreadable]], as_json: bool) -> bool:
+    """Prints the answers to all files, names those that cannot be read or are missing on standard error, and returns
+    whether all could be read."""
     images: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
-    for file, answers in predictor.of_files(files):
+    for file, answers in chain(missing, predictor.of_files(files)):
         if isinstance(answers, Unreadable):
             unreadable.append({"file": file, "reason": str(answers)})
             notice(f"{file} cannot be read: {answers}")

@@ -71,7 +71,20 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_goes_on(run, some, tmp
     assert done.stdout.startswith(f"{some[0]}\n  ") and done.stdout.count("%") == 4
 
 
-def test_a_name_that_means_no_image_is_an_error(run, tmp_path):
+def test_an_argument_that_means_no_file_is_named_and_the_rest_goes_on(run, some, tmp_path):
+    nothing = {
+        str(tmp_path / "absent.jpg"): "there is no such file",
+        str(tmp_path): "a folder without files",
+        f"{tmp_path}/*.jpg": "there is no such file",
+    }
+    done = predict("--checkpoint", run, "--json", some[0], *nothing, some[1])
+    answers = json.loads(done.stdout)
+    assert done.exit_code == 1 and [image["file"] for image in answers["images"]] == [str(some[0]), str(some[1])]
+    assert answers["unreadable"] == [{"file": name, "reason": reason} for name, reason in nothing.items()]
+    assert all(f"{name} cannot be read: {reason}\n" in done.stderr for name, reason in nothing.items())
+
+
+def test_no_image_at_all_is_an_error(run, tmp_path):
     for name in (tmp_path / "absent.jpg", tmp_path, f"{tmp_path}/*.jpg"):
         done = predict("--checkpoint", run, name)
         assert done.exit_code == 1 and f"{name}: there is no such image" in done.stderr
