@@ -33,7 +33,7 @@ def find_folders(root: Path) -> Source:
         raise InputError(f"{train} has no class folders: {layout}")
     splits = {"train": class_images(root, "train", classes)}
     notices: list[str] = []
-    val = _val_folder(root, classes)
+    val, whys = _val_folder(root, classes)
     labels = _val_labels(root, classes) if val == "val" else None
     if labels:
         splits["val"] = flat_images(root, "val", labels, notices)
@@ -42,8 +42,9 @@ def find_folders(root: Path) -> Source:
     label_files = labels.files if labels else ()
     # The test images of Tiny ImageNet have no labels, as those of Kaggle's tree have none
     unlabeled = ("test",) if root / "val" / ANNOTATIONS in label_files else ()
+    read = val or "val"
     left_out = [
-        *beside(root, "", ("train", val or "val", *unlabeled), f"only the folders train and {val or 'val'} are read"),
+        *beside(root, "", ("train", read, *unlabeled), f"only the folders train and {read} are read", whys),
         *beside(root, "train", classes, IN_CLASSES),
         *(beside(root, val, subfolders(root / val), IN_CLASSES) if val and not labels else ()),
     ]
@@ -54,16 +55,21 @@ def find_folders(root: Path) -> Source:
     )
 
 
-def _val_folder(root: Path, classes: tuple[str, ...]) -> str | None:
-    """The folder of the validation images: `val`, otherwise one of VAL_NAMES whose folders are all train's classes."""
+def _val_folder(root: Path, classes: tuple[str, ...]) -> tuple[str | None, dict[str, str]]:
+    """The folder of the validation images: `val`, otherwise one of VAL_NAMES whose folders are all train's classes; and
+    of each before it that has others, why it is not taken."""
     if (root / "val").is_dir():
-        return "val"
+        return "val", {}
     known = set(map(normal, classes))
+    whys: dict[str, str] = {}
     for name in VAL_NAMES:
         folders = subfolders(root / name) if (root / name).is_dir() else ()
-        if folders and known.issuperset(map(normal, folders)):
-            return name
-    return None
+        unknown = [folder for folder in folders if normal(folder) not in known]
+        if folders and not unknown:
+            return name, whys
+        if unknown:
+            whys[name] = f"class {unknown[0]} is not in train, so {name} is not taken for validation"
+    return None, whys
 
 
 def class_folders(root: Path) -> tuple[str, ...]:

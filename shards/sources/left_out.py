@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from shards.console import notice
@@ -25,11 +25,13 @@ MOST_ABSENT = 10  # pieces for each that is there; where more are, the numbers c
 SHOWN = 10  # of what is left out, in messages
 
 
-def beside(root: Path, folder: str, taken: Collection[str], why: str) -> Iterator[Skipped]:
+def beside(
+    root: Path, folder: str, taken: Collection[str], why: str, whys: Mapping[str, str] | None = None
+) -> Iterator[Skipped]:
     """What a folder within `root` ("" is the root itself) holds of images, archives and folders of such, beside the
     entries that are taken: each folder, and of files the first, with their count.
 
-    Args: why: the reason and what to do, for the message.
+    Args: why: the reason and what to do, for the message; whys: of folders that have one of their own.
     """
     files: dict[str, list[str]] = {}
     for entry in entries(root / folder):
@@ -38,7 +40,7 @@ def beside(root: Path, folder: str, taken: Collection[str], why: str) -> Iterato
             continue
         if os.path.isdir(entry):
             if kind := next(filter(None, map(kind_of, _names_below(entry.path))), None):
-                yield Skipped(f"{name}/", f"a folder with {kind}s ({why})")
+                yield Skipped(f"{name}/", f"a folder with {kind}s ({(whys or {}).get(entry.name, why)})")
         elif kind := kind_of(entry.name):
             files.setdefault(kind, []).append(name)
     for kind, (first, *more) in files.items():

@@ -131,7 +131,17 @@ def test_a_test_folder_with_train_s_classes_is_for_validation(tmp_path, capsys, 
         write_dataset(tmp_path / "root", tmp_path / "other", ConvertOptions(val_share=0.1, workers=1))
 
 
-def test_a_test_folder_without_labels_is_not_taken(tmp_path, capsys):
-    class_folders(tmp_path / "root", {"train/a": 2, "train/b": 2, "test/unknown": 1})
+@pytest.mark.parametrize("name", ["valid", "validation", "test"])
+def test_a_test_folder_with_a_class_that_train_lacks_is_not_taken(tmp_path, capsys, name):
+    class_folders(tmp_path / "root", {"train/a": 2, "train/b": 2, f"{name}/b": 1, f"{name}/unknown": 1})
     dataset = write_dataset(tmp_path / "root", tmp_path / "set", ConvertOptions(workers=1))
-    assert list(dataset.splits) == ["train"] and "not taken: test/" in capsys.readouterr().err
+    why = f"a folder with images (class unknown is not in train, so {name} is not taken for validation)"
+    assert list(dataset.splits) == ["train"] and f"not taken: {name}/: {why}" in capsys.readouterr().err
+
+
+def test_a_test_folder_beside_the_validation_images_is_not_taken(tmp_path, capsys):
+    class_folders(tmp_path / "root", {"train/a": 2, "train/b": 2, "valid/a": 1, "test/unknown": 1})
+    dataset = write_dataset(tmp_path / "root", tmp_path / "set", ConvertOptions(workers=1))
+    assert dataset.split("val").class_counts == (1, 0)
+    why = "a folder with images (only the folders train and valid are read)"
+    assert f"not taken: test/: {why}" in capsys.readouterr().err
