@@ -467,7 +467,13 @@ def index(data: Path, workers: int | None, label_key: str | None, strict: bool) 
     from shards.describe import load_or_describe
     from shards.parts import holds_parts, join_parts
 
-    dataset = join_parts(data, strict) if holds_parts(data) else load_or_describe(data, workers, label_key, strict)
+    if holds_parts(data):
+        from shards.info import written
+
+        dataset = join_parts(data, strict)
+        click.echo(written(dataset))
+    else:
+        dataset = load_or_describe(data, workers, label_key, strict)
     from pipeline.compute_stats import complete
 
     complete(dataset, workers)

@@ -124,6 +124,22 @@ def test_strict_names_the_image_and_the_same_command_works_once_it_is_mended(ima
     assert join_parts(out).split("train").samples == 6
 
 
+def test_joined_parts_are_told_of_as_an_unbroken_run_is(images, tmp_path, run_here):
+    root = tmp_path / "root"
+    (root / "train").mkdir(parents=True)
+    for folder in sorted((images / "train").iterdir())[:2]:
+        (root / "train" / folder.name).symlink_to(folder)
+    (root / "train" / "fish").mkdir()
+    (root / "train" / "fish" / "notes.txt").write_text("not an image")
+    told = [run_here("shard", root, "--out", tmp_path / "unbroken", "--workers", 1).stdout]
+    for part in ("1/2", "2/2"):
+        run_here("shard", root, "--out", tmp_path / "set", "--workers", 1, "--part", part)
+    told.append(run_here("index", tmp_path / "set").stdout)
+    lines = [[line for line in text.splitlines() if line.startswith(("train:", "  "))] for text in told]
+    assert lines[0] == lines[1] and lines[0][0].endswith(", 1 skipped")
+    assert lines[0][1] == "  skipped: train/fish/notes.txt: not an image"
+
+
 def test_the_commands_write_parts_and_join_them(images, tmp_path):
     out = tmp_path / "set"
     words = ["shard", "--imagenet-root", str(images), "--out", str(out), "--workers", "1", "--part"]
