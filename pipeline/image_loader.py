@@ -1,7 +1,7 @@
 """The loader for any PyTorch model: iterate over it for an epoch's batches of images and labels."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from pathlib import Path
@@ -93,6 +93,8 @@ class ImageLoader:
 
     def _check(self) -> None:
         """Raises InputError for an argument that is impossible whatever the data."""
+        if not isinstance(self.data, (str, Path)):
+            raise InputError(f"data {self.data!r}: give the folder or URL of a data set")
         if not isinstance(self.view, View):
             raise InputError(f"view {self.view!r}: give one, as RandomResizedCrop(224), PaperCrop() or CenterCrop(224)")
         for name, least in (("batch_size", 1), ("seed", 0), ("threads", 1), ("prefetch", 1)):
@@ -156,8 +158,8 @@ class ImageLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is over this epoch, from its beginning; without, passes count by themselves from 0."""
-        if epoch < 0:
-            raise InputError(f"epoch {epoch}: they are numbered from 0")
+        if not (isinstance(epoch, Integral) and int(epoch) >= 0):
+            raise InputError(f"epoch {epoch!r}: they are numbered from 0")
         self._epoch, self._batch, self._begins_here = epoch, 0, True
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,6 +172,8 @@ class ImageLoader:
         """The next pass goes on where `state` was taken, with the very batches that came after it; samples of a folder
         that were quarantined since then are left out of them. Raises InputError for a state of other data or options,
         whose batches would not be those."""
+        if not _is_state(state):
+            raise InputError("this is not a loader's state: give what state_dict returned")
         before = self.dataset.as_quarantined(state.get("quarantined", {}))
         if self.dataset.fingerprint != before.fingerprint == state.get("data") and not before.remote:
             self._read(before)
@@ -216,6 +220,14 @@ class ImageLoader:
             if self.view.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
         return ImageBatch(to_device(images, self.device), to_device(labels, self.device))
+
+
+def _is_state(state: Any) -> bool:
+    """Whether this has a state's form, of whatever loader it is."""
+    if not isinstance(state, Mapping) or not isinstance(quarantined := state.get("quarantined", {}), Mapping):
+        return False
+    numbers = [state.get("epoch"), state.get("batch"), *quarantined.values()]
+    return all(isinstance(number, Integral) and int(number) >= 0 for number in numbers)
 
 
 def _device(device: int | str | torch.device) -> torch.device:

@@ -202,12 +202,26 @@ def test_ranks_are_torchruns_unless_given(data, monkeypatch):
         ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2"),
         ({"device": "mps"}, "device mps is not here: choose cpu"),
         ({"split": "test"}, "has no test split, only train, val"),
+        ({"data": 5}, "data 5: give the folder or URL of a data set"),
         ({"cache": "there"}, "are for a data set at a URL"),
     ],
 )
 def test_bad_options_are_named(data, options, message):
     with pytest.raises(InputError, match=message):
         ImageLoader(**{"data": data, "view": SMALL, "batch_size": 8, **options})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epoch": "1"}, {"epoch": -1}, {"batch": None}, {"quarantined": 3}, {"quarantined": {"train": "0"}}, None],
+)
+def test_what_is_no_state_or_epoch_is_refused(data, change):
+    loader = ImageLoader(data, SMALL, 16)
+    state = None if change is None else {**loader.state_dict(), **change}
+    with pytest.raises(InputError, match="this is not a loader's state: give what state_dict returned"):
+        loader.load_state_dict(state)
+    with pytest.raises(InputError, match="epoch '1': they are numbered from 0"):
+        loader.set_epoch("1")
 
 
 def test_importing_the_interface_loads_neither_torch_nor_dali():
