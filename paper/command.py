@@ -9,6 +9,7 @@ import torch
 
 from bench.harness.host import describe_host
 from bench.harness.record import heading, write_report
+from paper import images
 from paper.job import Job
 from paper.registry import STUDIES
 from shards.atomic import atomic_write, locked, make_output_folder
@@ -48,6 +49,8 @@ def run(name: str, data: Path | None, out: Path, seeds: int, device: str, full: 
         raise InputError(f"study {name} needs images: --data with a set such as {about.images}")
     if not about.images and data is not None:
         raise InputError(f"study {name} needs no images: leave --data out")
+    if data is not None and not out.exists():  # so that a refused set leaves no folder
+        images.check(data)
     make_output_folder(out)
     job = Job(data, out, seeds, choose_device(device), full)
     with locked(out):

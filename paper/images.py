@@ -23,6 +23,7 @@ from shards.sources.base import SourceImage
 from shards.sources.folders import class_images, subfolders
 
 LAYOUT = "expected train/CLASS/* and test/CLASS/* (or val/CLASS/*), in a folder, a .tar or a .tar.gz"
+ENDINGS = (".tar", ".tar.gz", ".tgz")
 TESTING = ("test", "val")
 MOST_BYTES = 8 * 2**30  # of a .tar.gz, decompressed
 MOST_IMAGES = 100_000  # of a split; of a larger one so many are drawn
@@ -60,6 +61,12 @@ def digest_of(data: Path) -> str:
         while block := os.read(file, BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check(data: Path) -> None:
+    """Raises InputError when there is no such set: its images are listed, but not read."""
+    with _listed(data):
+        pass
 
 
 def load(data: Path, digest: str, side: int, cache: Path) -> ImageSet:
@@ -121,6 +128,8 @@ def _listed(data: Path) -> Iterator[tuple[_Listing, int | None]]:
     if data.is_dir():
         yield _list_folder(data), None
         return
+    if data.is_file() and not data.name.endswith(ENDINGS):
+        raise InputError(f"{data} is no such set: {LAYOUT}")
     with tars.opened(data) as file:
         if os.pread(file, 2, 0) != b"\x1f\x8b":
             yield _list_tar(data, file), file

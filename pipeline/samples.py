@@ -78,12 +78,17 @@ class Samples:
             return file.read(where[size])
 
 
+ENOUGH = 8  # batches of an epoch, to be proposed where a set is smaller
+
+
 def check_enough(dataset: Dataset, split: str, batch_size: int, devices: int = 1) -> None:
     """Raises InputError when a split has fewer samples than a training batch, which these devices share equally."""
     samples = dataset.split(split).samples
     if samples < batch_size:
         most = samples - samples % devices
         remedy = f"choose a --batch-size of at most {most}" if most else "use fewer devices, or more images"
+        if (some := samples // ENOUGH // devices * devices) and some < most:
+            remedy += f", such as {some} for {ENOUGH} batches an epoch"
         raise InputError(
             f"{dataset.where}: the {split} split holds {counted(samples, 'sample')}, fewer than one batch "
             f"of {batch_size}: {remedy}"
@@ -91,12 +96,12 @@ def check_enough(dataset: Dataset, split: str, batch_size: int, devices: int = 1
 
 
 def small_set_note(samples: int, batch_size: int) -> str | None:
-    """A line for a training set so small that a tenth of it or more is left over of the full batches of each epoch, and
-    what to choose; None for any other."""
+    """A line for a training set so small that an epoch is a few batches, or leaves over a tenth of it or more, and what
+    to choose; None for any other."""
     batches, left = divmod(samples, batch_size)
-    if left * 10 < samples:
+    if batches > ENOUGH // 2 and left * 10 < samples:
         return None
-    return (
-        f"an epoch is {counted(batches, 'batch')} of {batch_size} and leaves {left} of {samples} samples out, "
-        "others each time: a smaller --batch-size uses more"
-    )
+    leaves = f" and leaves {left} of {samples} samples out, others each time" if left else ""
+    some = f", such as {samples // ENOUGH}," if 0 < samples // ENOUGH < batch_size else ""
+    remedy = f"a smaller --batch-size{some} makes more of it"
+    return f"an epoch is {counted(batches, 'batch')} of {batch_size}{leaves}: {remedy}"

@@ -40,8 +40,8 @@ def run_on_cluster(
     """`function(*job)` for every job, whose first part is a ShardJob, by the workers of the scheduler at `address`;
     returns the results in the jobs' order. Args: label, total: of the progress display, total in images.
 
-    Raises: InputError when there is no scheduler or worker, when it is lost, and when a worker has other libraries or
-    sees other folders; what a job raised first.
+    Raises: InputError when there is no scheduler or worker, when it is lost or lacks this project, and when a worker
+    has other libraries or sees other folders; what a job raised first.
     """
     from distributed import CancelledError, KilledWorker, wait
 
@@ -60,7 +60,8 @@ def run_on_cluster(
                     ended = wait([*pending], 1.0, "FIRST_COMPLETED").done  # type: ignore[no-untyped-call]
                 except TimeoutError:
                     if not threads:
-                        progress.note("no workers", f"{label}: the cluster has no workers left; waiting for one")
+                        remedy = f"waiting for one (`dask worker {address}`)"
+                        progress.note("no workers", f"{label}: the cluster has no workers left; {remedy}")
                     progress.advance(0)
                     continue
                 for future in ended:
@@ -70,6 +71,11 @@ def run_on_cluster(
         except KilledWorker as error:
             lost = f"{error.last_worker.address}: {error.allowed_failures + 1} workers were lost that wrote one shard"
             raise InputError(f"{lost}: {AGAIN}, on workers with more memory") from None
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, ImportError):
+                raise
+            lacks = f"the scheduler at {_shown(address)} cannot import this project ({error.__cause__})"
+            raise InputError(f"{lacks}: start it, and its workers, where the same version is installed") from None
         except (CancelledError, OSError):
             raise InputError(f"the scheduler at {_shown(address)} was lost: {AGAIN}") from None
         finally:

@@ -145,3 +145,16 @@ def test_what_a_study_needs_is_said_first(tmp_path):
     assert done.exit_code == 1 and "needs images: --data with a set such as Tiny ImageNet" in done.output
     done = study("pooling", "--out", tmp_path, "--data", tmp_path / "none")
     assert done.exit_code == 1 and "none cannot be read: No such file" in done.output
+
+
+@pytest.mark.parametrize("content", [None, b"text\n"])
+def test_what_is_no_set_is_refused_and_leaves_no_folder(tmp_path, content):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir() if content is None else data.write_bytes(content)
+    done = CliRunner().invoke(main, ["study", "lrn", "--data", str(data), "--out", str(out), "--device", "cpu"])
+    assert (
+        done.exit_code == 1
+        and f"{data} " in str(done.exception) + done.output
+        and images.LAYOUT in str(done.exception) + done.output
+    )
+    assert not out.exists()

@@ -80,7 +80,9 @@ def test_bad_input_is_named(data, tmp_path):
     dataset = Dataset.load(data)
     with pytest.raises(InputError, match=r"--batch-size 9 does not divide by 2"):
         loader_of(dataset, batch_size=9, rank_slice=RankSlice(0, 2))
-    with pytest.raises(InputError, match="fewer than one batch of 1000: choose a --batch-size of at most 96"):
+    with pytest.raises(
+        InputError, match="fewer than one batch of 1000: choose a --batch-size of at most 96, such as 12 for"
+    ):
         loader_of(dataset, batch_size=1000)
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)
@@ -152,6 +154,9 @@ def test_a_loader_that_is_dropped_leaves_no_threads(data):
 
 
 def test_a_set_of_a_few_batches_is_told_what_to_choose():
-    assert small_set_note(1_281_167, 128) is None and small_set_note(256, 128) is None
-    note = small_set_note(200, 128)
-    assert note and note.startswith("an epoch is 1 batch of 128 and leaves 72 of 200 samples out, others each time: ")
+    assert small_set_note(1_281_167, 128) is None and small_set_note(640, 128) is None
+    leaves = "an epoch is 1 batch of 128 and leaves 72 of 200 samples out, others each time"
+    assert small_set_note(200, 128) == f"{leaves}: a smaller --batch-size, such as 25, makes more of it"
+    assert small_set_note(82, 82) == "an epoch is 1 batch of 82: a smaller --batch-size, such as 10, makes more of it"
+    note = small_set_note(5, 2)
+    assert note and note.endswith("1 of 5 samples out, others each time: a smaller --batch-size makes more of it")

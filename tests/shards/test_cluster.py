@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -114,6 +116,27 @@ def test_no_scheduler_and_no_worker_are_one_line(images, tmp_path, monkeypatch):
     empty = distributed.LocalCluster(n_workers=0, processes=True, dashboard_address=None)
     with empty, pytest.raises(InputError, match="has no workers: start some with `dask worker tcp://127"):
         write_dataset(images, tmp_path / "set", ConvertOptions(cluster=address(empty)))
+
+
+@pytest.mark.long
+def test_a_scheduler_that_lacks_this_project_is_one_line(images, tmp_path):
+    lacking = "import sys; sys.modules['shards'] = None; from distributed.cli.dask_{0} import main; main()"
+    port, running = free_port(), []
+    words = {"scheduler": ["--port", port, "--no-dashboard"], "worker": [f"tcp://127.0.0.1:{port}", "--no-dashboard"]}
+    try:
+        for part, options in words.items():
+            command = [sys.executable, "-c", lacking.format(part), *map(str, options)]
+            running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tmp_path))
+        with distributed.Client(f"tcp://127.0.0.1:{port}", timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+        with pytest.raises(
+            InputError, match=r"the scheduler at 127.* cannot import this project .*: start it, and its"
+        ):
+            write_dataset(images, tmp_path / "set", ConvertOptions(cluster=f"tcp://127.0.0.1:{port}", **OPTIONS))
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(
