@@ -42,6 +42,14 @@ def behind():
     return {"least": min(runs), "most": max(runs), "others": max(others)}
 
 
+def quality_training():
+    errors = read("quality-training-2core")["top1_error_by_seed"]
+    return {
+        kind.replace(" ", "_"): ", ".join(f"{100 * error:.1f}" for error in by_seed.values())
+        for kind, by_seed in errors.items()
+    }
+
+
 def one_gpu():
     ratios = {name: of["ratio"] for name, of in read("throughput-h200-at-256")["ratios"].items()}
     return {
@@ -147,6 +155,11 @@ SENTENCES = [  # the page, what it says, and the figures for that
         "a model of which {normalization:.0f} % was the normalization ([speed.md](speed.md#on-one-gpu)), and training "
         "{slower:.0f} % slower than its slowest part",
         one_gpu,
+    ),
+    (
+        "docs/shards.md",
+        "top-1 errors of {quality_85} % at 85, {quality_90} % at 90, {quality_95} % at 95 with three seeds",
+        quality_training,
     ),
     (
         "docs/speed.md",
